@@ -200,3 +200,392 @@ problems:
   type: list
   elements: str
 """
+
+import os
+import time
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_replication, mysql_server
+
+RESTART_FAILED = 3707
+LOCK_TIMEOUT = 1205
+
+
+class Replica:
+    """One run: the local server, the source, and what was done so far."""
+
+    def __init__(self, module):
+        self.module = module
+        self.params = module.params
+        self.name = module.params['channel']
+        self.source_name = '%s:%s' % (module.params['source_host'], module.params['source_port'])
+        self.result = {'changed': False, 'actions': [], 'queries': [], 'channel': None}
+        self.db = None
+        self.source_db = None
+
+    # -- helpers
+
+    def fail(self, text, **extra):
+        self.collect_queries()
+        self.module.fail_json(msg=text, **dict(self.result, **extra))
+
+    def collect_queries(self):
+        if self.db:
+            self.result['queries'] += self.db.queries
+            self.db.queries = []
+
+    def connect(self, read_timeout=60):
+        return mysql.connect(read_timeout=read_timeout, **mysql.login_target(self.params))
+
+    def connect_source(self):
+        p = self.params
+        return mysql.connect(
+            user=p['source_user'], password=p['source_password'], host=p['source_host'], port=p['source_port'], tls=p['source_ssl'],
+            ca=p['source_ssl_ca'] if p['source_ssl'] and p['source_ssl_verify'] else None,
+            cert=p['source_ssl_cert'] if p['source_ssl'] else None, key=p['source_ssl_key'] if p['source_ssl'] else None,
+            connect_timeout=p['connect_timeout'])
+
+    def act(self, text):
+        """Says what is done; whether to do it."""
+        self.result['changed'] = True
+        self.result['actions'].append(text)
+        return not self.module.check_mode
+
+    def find(self, channels):
+        return next((channel for channel in channels if channel['name'] == self.name), None)
+
+    def channel(self):
+        return self.find(mysql_server.read_channels(self.db))
+
+    def stored_password(self):
+        """None where this account may not read it."""
+        try:
+            return self.db.value('SELECT User_password FROM mysql.slave_master_info WHERE Channel_name = %s', (self.name,)) or ''
+        except mysql.ServerError as error:
+            if error.errno not in mysql_server.DENIED:
+                raise
+            self.module.warn('%s may not read mysql.slave_master_info: the password of the channel was not compared' % self.params['login_user'])
+            return None
+
+    # -- states
+
+    def run(self):
+        self.db = self.connect()
+        before = self.channel()
+        if self.params['state'] == 'started':
+            self.started()
+        elif self.params['state'] == 'stopped':
+            self.stopped(before)
+        else:
+            self.absent(before)
+        after = None if self.params['state'] == 'absent' else before
+        planned = self.planned if self.params['state'] == 'started' else None
+        if not self.module.check_mode:
+            after, planned = self.channel(), None
+        self.result['channel'] = after
+        if self.module._diff:
+            self.result['diff'] = {'before': mysql_replication.diff_view(before), 'after': mysql_replication.diff_view(after, planned)}
+        self.collect_queries()
+        self.module.exit_json(**self.result)
+
+    def stopped(self, channel):
+        if channel and (channel['io_state'] != 'OFF' or channel['sql_state'] != 'OFF') and self.act('stop the channel'):
+            self.db.change('STOP REPLICA FOR CHANNEL %s', (self.name,))
+
+    def absent(self, channel):
+        self.stopped(channel)
+        if channel and self.act('remove the channel from %s:%s' % (channel['source_host'], channel['source_port'])):
+            self.db.change('RESET REPLICA ALL FOR CHANNEL %s', (self.name,))
+
+    def started(self):
+        p = self.params
+        self.planned = mysql_replication.wanted_channel(p)
+        local = mysql_server.read_server(self.db)
+        channel = self.find(local['channels'])
+        method, local, gaps = self.judge(local, channel)
+        reset = method == 'binlog' and gaps['errant'] and mysql_replication.is_virgin(local)
+        if method == 'clone' and self.act('clone all data from %s' % self.source_name):
+            self.clone()
+            channel = self.channel()
+            if channel:
+                self.fail('the copied channel could not be removed')
+            local = mysql_server.read_server(self.db)
+        elif method == 'clone':
+            channel = None
+        elif reset and self.act("forget the installation's own transactions: %s" % gaps['errant']):
+            self.db.change('RESET BINARY LOGS AND GTIDS')
+        if p['read_only'] and not local['super_read_only'] and self.act('switch super_read_only on'):
+            self.fence()
+        self.apply(channel, gaps)
+        if not self.module.check_mode and p['wait'] != 'none':
+            self.wait()
+
+    # -- judgement: nothing is changed
+
+    def judge(self, local, channel):
+        p = self.params
+        options = {'source': self.source_name, 'source_user': p['source_user'], 'source_password': p['source_password'], 'allow_chain': p['allow_chain']}
+        problems = mysql_replication.option_problems(options)
+        try:
+            self.source_db = self.connect_source()
+            source = mysql_server.read_server(self.source_db)
+            source_clone = mysql_server.read_clone(self.source_db)
+        except mysql.ServerError as error:
+            # The source cannot be asked: say what can be said about this server.
+            self.refuse(problems + ['the source: %s' % error] + mysql_replication.setting_problems('this server', local))
+        problems += mysql_replication.pair_problems(local, source, options)
+        if local['server_uuid'] == source['server_uuid']:
+            self.refuse(problems)
+
+        received = channel['received'] if mysql_replication.follows(channel, source) else ''
+        gaps = mysql_server.gtid_gaps(self.db, self.source_db, source['server_uuid'], received)
+        source['gtid'].update(executed=gaps['executed'], purged=gaps['purged'])
+        local_clone = mysql_server.read_clone(self.db)
+        obstacles = mysql_replication.clone_obstacles(local, source, local_clone, source_clone, p['source_host'])
+        method, reason, unsafe = mysql_replication.decide_seed(p['seed'], local, source, channel, gaps, obstacles, p['allow_data_loss'])
+        problems += unsafe
+        if method == 'clone':
+            problems += mysql_replication.space_problems(source_clone['bytes'], self.room(local, local_clone))
+        self.result['errant'] = gaps['errant']
+        self.result['seed'] = {'method': method, 'reason': reason, 'bytes': None, 'seconds': None}
+        if problems:
+            self.refuse(problems)
+        return method, local, gaps
+
+    def refuse(self, problems):
+        self.fail('this server was not made a replica of %s and nothing was changed: %s' % (
+            self.source_name, '; '.join('(%s) %s' % item for item in enumerate(problems, 1)) if len(problems) > 1 else problems[0]), problems=problems)
+
+    def room(self, local, local_clone):
+        """Bytes that a clone can use, the old data's place included; None where the data directory is not this host's."""
+        try:
+            stat = os.statvfs(local['datadir'])
+        except OSError:
+            return None
+        return stat.f_bavail * stat.f_frsize + (local_clone['bytes'] or 0)
+
+    # -- changes
+
+    def fence(self):
+        # Bounded: it waits for open transactions.
+        self.db.change('SET SESSION lock_wait_timeout = %s', (max(1, min(30, self.params['timeout'])),))
+        try:
+            self.db.change('SET GLOBAL super_read_only = ON')
+        except mysql.ServerError as error:
+            if error.errno != LOCK_TIMEOUT:
+                raise
+            self.fail('super_read_only could not be switched on, an open transaction holds it up: look at SHOW PROCESSLIST, then run again')
+
+    def apply(self, channel, gaps):
+        differs = mysql_replication.channel_diff(self.planned, channel)
+        if channel and not differs and self.stored_password() not in (None, self.params['source_password']):
+            differs = ['source_password']
+        running = channel and channel['io_state'] != 'OFF' and channel['sql_state'] == 'ON'
+        if differs:
+            what = 'change %s of the channel' % ', '.join(differs) if channel else 'point the channel to %s' % self.source_name
+            if channel and not self.module.check_mode:
+                self.use_relay_log(channel, gaps)
+            if self.act(what):
+                if channel:
+                    self.db.change('STOP REPLICA FOR CHANNEL %s', (self.name,))
+                self.db.change(*mysql_replication.change_statement(self.planned, self.params['source_password'], self.name))
+            running = False
+        if not running and self.act('start the channel'):
+            self.db.change('START REPLICA FOR CHANNEL %s', (self.name,))
+
+    def use_relay_log(self, channel, gaps):
+        """Changing the channel drops the relay log: what the source cannot send again must be applied first."""
+        left = self.relay_only(channel, gaps)
+        if not left:
+            return
+        if channel['io_state'] != 'OFF':
+            self.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (self.name,))
+        deadline = time.monotonic() + self.params['timeout']
+        while left and time.monotonic() < deadline:
+            if channel['sql_state'] != 'ON' or channel['delay']:
+                break
+            self.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 2)', (left,))
+            channel = self.channel()
+            left = self.relay_only(channel, gaps)
+        if left and not self.params['allow_data_loss']:
+            self.fail('the channel was not changed, its receiver is stopped: only its relay log holds %s, and changing it would drop them. '
+                      'Let the applier apply them (START REPLICA SQL_THREAD), or set allow_data_loss' % left)
+
+    def relay_only(self, channel, gaps):
+        return (self.db.value('SELECT GTID_SUBTRACT(%s, GTID_SUBTRACT(%s, %s))', (channel['queue'], gaps['executed'], gaps['purged'])) or '').replace('\n', '')
+
+    # -- seeding
+
+    def clone(self):
+        p = self.params
+        start = time.monotonic()
+        before = mysql_server.read_server(self.db)
+        for channel in before['channels']:
+            self.db.change('STOP REPLICA FOR CHANNEL %s', (channel['name'],))
+        if before['super_read_only']:
+            # read_only stays on: only administrators could write now.
+            self.db.change('SET GLOBAL super_read_only = OFF')
+        try:
+            if not mysql_server.read_clone(self.db)['plugin']:
+                self.db.change("INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+            earlier = self.clone_status(self.db)
+            settings = [('clone_valid_donor_list', '%s:%s' % (p['source_host'], p['source_port']))]
+            if p['source_ssl']:
+                settings += [('clone_ssl_ca', (p['source_ssl_ca'] if p['source_ssl_verify'] else '') or ''),
+                             ('clone_ssl_cert', p['source_ssl_cert'] or ''), ('clone_ssl_key', p['source_ssl_key'] or '')]
+            for name, value in settings:
+                self.db.change('SET GLOBAL %s = %%s' % name, (value,))
+            self.collect_queries()
+            # A connection of its own: it is silent until all is copied.
+            self.db.close()
+            self.db = self.connect(read_timeout=p['clone_timeout'])
+            lost = self.run_clone()
+        except mysql.ServerError as error:
+            self.clone_failed(error, before)
+        status = self.await_clone(start + p['clone_timeout'], earlier, lost)
+        if status['STATE'] != 'Completed':
+            self.clone_failed(mysql.ServerError('%s (%s)' % (status['ERROR_MESSAGE'], status['ERROR_NO'])), before)
+        # The source's own channels came with the data.
+        for channel in mysql_server.read_channels(self.db):
+            self.db.change('STOP REPLICA FOR CHANNEL %s', (channel['name'],))
+            self.db.change('RESET REPLICA ALL FOR CHANNEL %s', (channel['name'],))
+        self.result['seed'].update(bytes=int(self.db.value('SELECT COALESCE(SUM(DATA), 0) FROM performance_schema.clone_progress')),
+                                   seconds=round(time.monotonic() - start, 1))
+
+    def run_clone(self):
+        p = self.params
+        sql = 'CLONE INSTANCE FROM %s@%s:%s IDENTIFIED BY %s ' + ('REQUIRE SSL' if p['source_ssl'] else 'REQUIRE NO SSL')
+        try:
+            self.db.change(sql, (p['source_user'], p['source_host'], p['source_port'], mysql.Secret(p['source_password'])))
+        except mysql.ServerError as error:
+            # The data is in place and the server restarts, or could not restart itself.
+            if error.errno in mysql.LOST or error.errno == RESTART_FAILED:
+                return str(error)
+            raise
+        finally:
+            self.collect_queries()
+        return ''
+
+    @staticmethod
+    def clone_status(db):
+        return db.row('SELECT STATE, ERROR_NO, ERROR_MESSAGE, BEGIN_TIME FROM performance_schema.clone_status')
+
+    def await_clone(self, deadline, earlier, lost):
+        """Connected again, and the status of this clone."""
+        reason = lost
+        self.db.close()
+        while True:
+            try:
+                self.db = self.connect()
+                if not mysql_server.read_clone(self.db)['plugin']:
+                    # The list of plugins came with the data, from a source that loads it by its configuration.
+                    self.db.change("INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+                status = self.clone_status(self.db)
+                if status and status['STATE'] in ('Completed', 'Failed') and status['BEGIN_TIME'] != (earlier or {}).get('BEGIN_TIME'):
+                    return status
+                reason = 'clone_status says %s' % (status['STATE'] if status else 'nothing')
+                self.db.close()
+            except mysql.ServerError as error:
+                reason = str(error)
+                if error.errno in (1045, 1698):
+                    self.fail("the clone brought the source's accounts, and this login is not one of them: %s" % error)
+            if time.monotonic() > deadline:
+                self.fail('the clone from %s did not end within %s s: %s.%s Look at the server and its error log, then run again'
+                          % (self.source_name, self.params['clone_timeout'], reason, ' ' + lost if lost and lost != reason else ''))
+            time.sleep(0.5)
+
+    def clone_failed(self, error, before):
+        """One error that also says what this server is now."""
+        state = 'its state could not be read'
+        try:
+            self.db.close()
+            self.db = self.connect()
+            if before['super_read_only']:
+                self.db.change('SET GLOBAL super_read_only = ON')
+            now = mysql_server.read_server(self.db)
+            lost = sorted(set(before['user_schemas']) - set(now['user_schemas']))
+            state = 'its old data is gone (%s), it is empty' % ', '.join(lost) if lost else 'its data is as before'
+            if now['channels']:
+                state += ', its channels are stopped'
+        except mysql.ServerError as again:
+            state = 'it cannot be asked: %s' % again
+        self.fail('the clone from %s failed: %s. This server: %s. Remove the cause and run again' % (self.source_name, error, state))
+
+    # -- waiting
+
+    def wait(self):
+        p = self.params
+        deadline = time.monotonic() + p['timeout']
+        failed = ''
+        while True:
+            channel = self.channel()
+            failure = mysql_replication.channel_failure(channel)
+            # Twice: right after the start an older error can still be shown.
+            if failure and failure == failed:
+                self.fail('the channel from %s: %s' % (self.source_name, failure), channel=channel)
+            failed = failure
+            if not failure and channel['io_state'] == 'ON' and channel['sql_state'] == 'ON':
+                break
+            if time.monotonic() > deadline:
+                self.fail('the channel from %s did not connect within %s s: %s' % (
+                    self.source_name, p['timeout'], channel['io_error']['message'] or 'receiver %s, applier %s' % (channel['io_state'], channel['sql_state'])), channel=channel)
+            time.sleep(0.2)
+        if p['wait'] == 'caught_up' and not p['delay']:
+            self.wait_caught_up(deadline)
+
+    def wait_caught_up(self, deadline):
+        goal = self.source_db.value('SELECT @@GLOBAL.gtid_executed')
+        # Short waits, so that an applier that fails meanwhile is noticed.
+        while self.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 1)', (goal,)) != 0:
+            channel = self.channel()
+            failure = mysql_replication.channel_failure(channel)
+            if failure:
+                self.fail('the channel from %s: %s' % (self.source_name, failure), channel=channel)
+            if time.monotonic() > deadline:
+                self.fail('this server did not catch up with %s within %s s, it goes on in the background; lag %s s, queue %s'
+                          % (self.source_name, self.params['timeout'], channel['lag_seconds'], channel['queue'] or 'empty'), channel=channel)
+
+
+def main():
+    spec = mysql.login_argument_spec()
+    spec.update(
+        state=dict(type='str', choices=['started', 'stopped', 'absent'], default='started'),
+        channel=dict(type='str', default=''),
+        source_host=dict(type='str'),
+        source_port=dict(type='int', default=3306),
+        source_user=dict(type='str'),
+        source_password=dict(type='str', no_log=True),
+        source_ssl=dict(type='bool', default=True),
+        source_ssl_ca=dict(type='path'),
+        source_ssl_cert=dict(type='path'),
+        source_ssl_key=dict(type='path', no_log=False),
+        source_ssl_verify=dict(type='bool', default=True),
+        get_source_public_key=dict(type='bool', default=False),
+        connect_retry=dict(type='int', default=1),
+        retry_count=dict(type='int', default=86400),
+        heartbeat_period=dict(type='float'),
+        delay=dict(type='int', default=0),
+        read_only=dict(type='bool', default=True),
+        seed=dict(type='str', choices=['auto', 'clone', 'never'], default='auto'),
+        allow_data_loss=dict(type='bool', default=False),
+        allow_chain=dict(type='bool', default=False),
+        wait=dict(type='str', choices=['caught_up', 'connected', 'none'], default='caught_up'),
+        timeout=dict(type='int', default=300),
+        clone_timeout=dict(type='int', default=86400),
+    )
+    module = AnsibleModule(
+        argument_spec=spec,
+        supports_check_mode=True,
+        required_if=[('state', 'started', ('source_host', 'source_user', 'source_password'))],
+    )
+    if mysql.PYMYSQL_ERROR:
+        module.fail_json(msg=missing_required_lib('PyMySQL'), exception=mysql.PYMYSQL_ERROR)
+    replica = Replica(module)
+    try:
+        replica.run()
+    except mysql.ServerError as error:
+        replica.fail(str(error))
+
+
+if __name__ == '__main__':
+    main()

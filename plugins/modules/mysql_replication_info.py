@@ -339,3 +339,105 @@ problems:
   type: list
   elements: str
 """
+
+import os
+import shutil
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_replication, mysql_server
+
+PUBLIC = ('version', 'version_tuple', 'server_id', 'server_uuid', 'report_host', 'read_only', 'super_read_only', 'offline_mode',
+          'user_schemas', 'gtid', 'channels', 'replicas')
+
+
+def peer_target(peer):
+    return dict(user=peer['user'], password=peer['password'], host=peer['host'], port=peer['port'],
+                ca=peer['ca_cert'], cert=peer['client_cert'], key=peer['client_key'], check_hostname=peer['check_hostname'])
+
+
+def look(db):
+    """The result for a server that answers."""
+    server = mysql_server.read_server(db)
+    semi_sync = mysql_server.read_semi_sync(db)
+    result = {key: server[key] for key in PUBLIC}
+    result.update(
+        reachable=True,
+        reason='',
+        state=mysql_replication.server_state(server),
+        role=mysql_replication.server_role(server),
+        semi_sync=semi_sync,
+    )
+    return result, server
+
+
+def look_at_peer(db, server, target):
+    try:
+        peer = mysql.connect(**target)
+    except mysql.ServerError as error:
+        return {'reachable': False, 'reason': str(error), 'server_uuid': '', 'executed': '', 'errant': '', 'ahead': '', 'missing': '', 'missing_purged': ''}
+    try:
+        uuid = peer.value('SELECT @@GLOBAL.server_uuid')
+        received = ','.join(channel['received'] for channel in server['channels'] if channel['source_uuid'] == uuid)
+        gaps = mysql_server.gtid_gaps(db, peer, uuid, received)
+    finally:
+        peer.close()
+    gaps.pop('purged')
+    return dict(gaps, reachable=True, reason='', server_uuid=uuid)
+
+
+def unreachable(target, reason):
+    mysqld = shutil.which('mysqld') or os.path.exists('/usr/sbin/mysqld')
+    state = mysql_replication.unreachable_state(bool(target['unix_socket']), mysqld, os.path.exists('/var/lib/mysql/ibdata1'))
+    return {'reachable': False, 'reason': reason, 'state': state, 'role': '', 'problems': [reason]}
+
+
+def main():
+    spec = mysql.login_argument_spec()
+    spec.update(
+        fail_on_unreachable=dict(type='bool', default=True),
+        peer=dict(type='dict', options=dict(
+            host=dict(type='str', required=True),
+            port=dict(type='int', default=3306),
+            user=dict(type='str', required=True),
+            password=dict(type='str', no_log=True),
+            ca_cert=dict(type='path'),
+            client_cert=dict(type='path'),
+            client_key=dict(type='path', no_log=False),
+            check_hostname=dict(type='bool', default=True),
+        )),
+    )
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    target = mysql.login_target(module.params)
+
+    if mysql.PYMYSQL_ERROR:
+        result = unreachable(target, missing_required_lib('PyMySQL'))
+        if module.params['fail_on_unreachable']:
+            module.fail_json(msg=result['reason'], exception=mysql.PYMYSQL_ERROR, **result)
+        module.exit_json(changed=False, **result)
+
+    try:
+        db = mysql.connect(**target)
+    except mysql.ServerError as error:
+        result = unreachable(target, str(error))
+        if module.params['fail_on_unreachable']:
+            module.fail_json(msg=result['reason'], **result)
+        module.exit_json(changed=False, **result)
+
+    try:
+        result, server = look(db)
+        peer = module.params['peer']
+        if peer:
+            result['peer'] = look_at_peer(db, server, peer_target(peer))
+        result['problems'] = mysql_replication.server_problems(server, result['semi_sync'], result.get('peer'))
+    except mysql.ServerError as error:
+        # A server that goes away in the middle is as unreachable as one that never answered.
+        if error.errno in mysql.LOST and not module.params['fail_on_unreachable']:
+            module.exit_json(changed=False, **unreachable(target, str(error)))
+        module.fail_json(msg=str(error))
+    finally:
+        db.close()
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == '__main__':
+    main()

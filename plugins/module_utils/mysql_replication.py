@@ -1,0 +1,360 @@
+# Copyright: (c) 2026, The foobar.webstack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Judgement about MySQL servers and pairs of them. Pure: dictionaries from mysql_server.py in, words and decisions out; no connection."""
+from __future__ import annotations
+
+from ansible_collections.foobar.webstack.plugins.module_utils.mysql import Secret
+
+# Receiver errors that waiting does not cure: refused account, refused host, TLS demanded, RSA key needed.
+HOPELESS = frozenset((1044, 1045, 1130, 2061, 3159))
+
+
+# -- GTID sets as text. Arithmetic is the server's job; these only look at whose transactions they are.
+
+def gtid_groups(gtids):
+    """'a:1-3:tag:5, b:1' -> [('a', 'a:1-3:tag:5'), ('b', 'b:1')]; a tag stands behind its UUID, so the first field is always the UUID."""
+    groups = [group.strip() for group in gtids.replace('\n', '').split(',')]
+    return [(group.split(':', 1)[0].lower(), group) for group in groups if group]
+
+
+def gtid_uuids(gtids):
+    return {uuid for uuid, group in gtid_groups(gtids)}
+
+
+def gtid_without(gtids, uuid):
+    return ','.join(group for owner, group in gtid_groups(gtids) if owner != uuid.lower())
+
+
+def gtid_only(gtids, uuid):
+    return ','.join(group for owner, group in gtid_groups(gtids) if owner == uuid.lower())
+
+
+# -- One server
+
+def is_virgin(server):
+    """Nothing would be lost by overwriting it; its own GTIDs are then the installation's."""
+    return not (server['user_schemas'] or server['channels'] or server['replicas']) and server['gtid']['own_uuid_only']
+
+
+def server_state(server):
+    if is_virgin(server):
+        return 'virgin'
+    return 'read_only' if server['read_only'] or server['super_read_only'] else 'writable'
+
+
+def server_role(server):
+    if server['channels']:
+        return 'replica'
+    if server['replicas'] or server_state(server) == 'writable':
+        return 'primary'
+    return 'detached'
+
+
+def unreachable_state(local, mysqld, data):
+    """A host without mysqld and without a data directory has no server; anything else that does not answer may hold data."""
+    return 'absent' if local and not mysqld and not data else 'unreachable'
+
+
+def channel_name(channel):
+    return "channel '%s'" % channel['name'] if channel['name'] else 'the channel'
+
+
+def server_problems(server, semi_sync=None, peer=None):
+    """What an operator should act on."""
+    problems = []
+    state, role = server_state(server), server_role(server)
+    if server['gtid']['mode'] != 'ON':
+        problems.append('gtid_mode is %s: set gtid_mode=ON and enforce_gtid_consistency=ON' % server['gtid']['mode'])
+    if not server['log_bin'] or not server['log_replica_updates']:
+        problems.append('log_bin or log_replica_updates is off: this server cannot take over')
+    if server['offline_mode']:
+        problems.append('offline_mode is on: clients are refused (SET GLOBAL offline_mode=OFF)')
+    if role == 'replica' and state == 'writable':
+        problems.append('it is a replica and accepts writes: SET GLOBAL super_read_only=ON')
+    elif role == 'replica' and not server['super_read_only']:
+        problems.append('it is a replica and privileged accounts can write: SET GLOBAL super_read_only=ON')
+    for channel in server['channels']:
+        problems += channel_problems(channel)
+    if role == 'primary' and semi_sync and semi_sync['source_enabled']:
+        if not semi_sync['source_active']:
+            problems.append('semi-synchronous replication is enabled and has fallen back to asynchronous: an acknowledged write may exist on this server alone')
+        elif (semi_sync['clients'] or 0) < (semi_sync['wait_for_count'] or 1):
+            problems.append('semi-synchronous replication waits for %s replica(s) and %s is connected: writes block up to %s ms'
+                            % (semi_sync['wait_for_count'], semi_sync['clients'], semi_sync['timeout_ms']))
+    if peer:
+        problems += peer_problems(peer)
+    return problems
+
+
+def channel_problems(channel):
+    problems = []
+    name = channel_name(channel)
+    source = '%s:%s' % (channel['source_host'], channel['source_port'])
+    if channel['io_error']['errno']:
+        problems.append('%s is not connected to %s: %s (%s)' % (name, source, channel['io_error']['message'], channel['io_error']['errno']))
+    elif channel['io_state'] != 'ON':
+        problems.append('the receiver of %s from %s is %s' % (name, source, 'connecting' if channel['io_state'] == 'CONNECTING' else 'stopped'))
+    if channel['sql_error']['errno']:
+        problems.append('the applier of %s failed: %s (%s)' % (name, channel['sql_error']['message'], channel['sql_error']['errno']))
+    elif channel['sql_state'] != 'ON':
+        problems.append('the applier of %s is stopped' % name)
+    if not channel['auto_position']:
+        problems.append('%s does not use GTID auto-position' % name)
+    if not channel['ssl']['enabled']:
+        problems.append('%s talks to %s without TLS' % (name, source))
+    return problems
+
+
+def peer_problems(peer):
+    if not peer['reachable']:
+        return ['the peer cannot be asked: %s' % peer['reason']]
+    problems = []
+    if peer['errant']:
+        problems.append('this server has transactions that its source lacks: %s; save them and seed it again, or it will diverge' % peer['errant'])
+    if peer['missing_purged']:
+        problems.append("the source has purged transactions that this server lacks: %s; seed it again" % peer['missing_purged'])
+    return problems
+
+
+# -- A pair
+
+def series(server):
+    return tuple(server['version_tuple'][:2])
+
+
+def pair_problems(local, source, options):
+    """Everything that speaks against local as a replica of source, apart from data: settings, identities, versions, topology."""
+    if local['server_uuid'] == source['server_uuid']:
+        if (local['hostname'], local['port']) == (source['hostname'], source['port']):
+            return ['%s is this server itself: name another source_host' % options['source']]
+        return ['this server and %s have the same server_uuid %s: stop mysqld here, remove auto.cnf from %s, start it again'
+                % (options['source'], local['server_uuid'], local['datadir'])]
+    problems = []
+    if local['server_id'] == source['server_id']:
+        problems.append('this server and %s have the same server_id %s: give each its own' % (options['source'], local['server_id']))
+    for name, server in (('this server', local), (options['source'], source)):
+        problems += setting_problems(name, server)
+    if series(source) > series(local):
+        problems.append('%s is version %s and this server %s: a replica must not be older than its source, upgrade this server first'
+                        % (options['source'], source['version'], local['version']))
+    others = [channel for channel in source['channels']]
+    if others and not options['allow_chain']:
+        problems.append('%s is itself a replica of %s: name the primary as source_host, or set allow_chain'
+                        % (options['source'], ', '.join(channel['source_host'] for channel in others)))
+    if any(row['server_uuid'] == source['server_uuid'] for row in local['replicas']):
+        problems.append('%s follows this server: a circle' % options['source'])
+    elif local['replicas'] and not options['allow_chain']:
+        problems.append('this server has replicas of its own: %s; let them follow another server first, or set allow_chain'
+                        % ', '.join('%s (%s)' % (row['host'] or 'unnamed', row['server_uuid']) for row in local['replicas']))
+    return problems
+
+
+def setting_problems(name, server):
+    problems = []
+    if not server['server_id']:
+        problems.append('%s has server_id 0: give it a number of its own' % name)
+    if server['gtid']['mode'] != 'ON' or not server['enforce_gtid_consistency']:
+        problems.append('%s runs with gtid_mode=%s, enforce_gtid_consistency=%s: set both to ON'
+                        % (name, server['gtid']['mode'], 'ON' if server['enforce_gtid_consistency'] else 'OFF'))
+    if not server['log_bin']:
+        problems.append('%s has no binary log: remove skip_log_bin' % name)
+    if server['binlog_format'] != 'ROW':
+        problems.append('%s runs with binlog_format=%s: set it to ROW' % (name, server['binlog_format']))
+    if not server['log_replica_updates']:
+        problems.append('%s runs with log_replica_updates=OFF: set it to ON' % name)
+    return problems
+
+
+def option_problems(options):
+    """What MySQL would refuse later, in the middle of the work."""
+    problems = []
+    if len(options['source_password']) > 32:
+        problems.append('source_password has %s characters; MySQL takes 32 at most for a channel' % len(options['source_password']))
+    if len(options['source_user']) > 32:
+        problems.append('source_user has %s characters; MySQL takes 32 at most' % len(options['source_user']))
+    return problems
+
+
+def follows(channel, source):
+    return bool(channel and channel['source_uuid'] == source['server_uuid'])
+
+
+def own_data(local, gaps):
+    """(schemas, errant transactions) that overwriting or attaching this server would lose or let diverge."""
+    if is_virgin(local):
+        return [], ''
+    if gaps['errant']:
+        return local['user_schemas'], gaps['errant']
+    if not local['gtid']['executed']:
+        return local['user_schemas'], ''
+    return [], ''
+
+
+def clone_obstacles(local, source, local_clone, source_clone, source_host):
+    """Why the source cannot be cloned."""
+    problems = []
+    if not source_clone['plugin']:
+        problems.append('the clone plugin is not loaded on the source (plugin-load-add=mysql_clone.so)')
+    if not source_clone['backup_admin']:
+        problems.append("the source's account lacks BACKUP_ADMIN")
+    if series(local) != series(source):
+        problems.append('the versions %s and %s are of different series' % (local['version'], source['version']))
+    if local['platform'] != source['platform']:
+        problems.append('the platforms differ: %s here, %s there' % (local['platform'], source['platform']))
+    if local['innodb_page_size'] != source['innodb_page_size']:
+        problems.append('innodb_page_size differs: %s here, %s there' % (local['innodb_page_size'], source['innodb_page_size']))
+    if ':' in source_host:
+        problems.append('CLONE takes no IPv6 address')
+    # The clone plugin itself is installed here when it is missing.
+    lacking = sorted(set(source_clone['plugins']) - set(local_clone['plugins']) - {'clone'})
+    if lacking:
+        problems.append('plugins of the source are not loaded here: %s' % ', '.join(
+            '%s (%s)' % (name, source_clone['plugins'][name]) for name in lacking))
+    return problems
+
+
+def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss):
+    """(method, reason, problems): clone, binlog or none; problems when neither is safe or possible."""
+    schemas, errant = own_data(local, gaps)
+    if is_virgin(local):
+        need = 'this server is virgin'
+    elif gaps['missing_purged']:
+        need = 'the source has purged transactions that this server lacks: %s' % gaps['missing_purged']
+    elif errant:
+        need = 'this server has transactions that the source lacks: %s' % errant
+    elif schemas:
+        need = 'this server holds schemas that came by no transaction: %s' % ', '.join(schemas)
+    elif seed == 'clone' and not follows(channel, source):
+        need = 'seed=clone and this server does not follow the source yet'
+    else:
+        need = ''
+
+    problems = []
+    if schemas or errant:
+        if not allow_data_loss:
+            problems.append(loss_text(schemas, errant))
+    elif server_state(local) == 'writable' and not follows(channel, source) and not allow_data_loss:
+        problems.append('this server accepts writes and holds data (%s): it may be the primary. If it is not, SET GLOBAL super_read_only=ON there first, or set allow_data_loss'
+                        % ', '.join(local['user_schemas'] or ['transactions of other servers']))
+    if not need:
+        return ('none' if channel else 'binlog'), "the source's binary logs bring this server up to date", problems
+
+    # Data that the source does not have and that no transaction brought here goes without a trace in a clone.
+    unknown = sorted(set(local['user_schemas']) - set(source['user_schemas']) - set(schemas))
+    if unknown and not allow_data_loss:
+        problems.append('%s; but a clone would drop schemas that the source does not have: %s. Save them, or set allow_data_loss' % (need, ', '.join(unknown)))
+    if local['replicas']:
+        problems.append('%s; but it has replicas, and a clone would break them: let them follow another server first' % need)
+    virgin_binlog = is_virgin(local) and not source['gtid']['purged']
+    if seed != 'never' and not obstacles:
+        return 'clone', need, problems
+    if virgin_binlog:
+        why = 'seed=never' if seed == 'never' else 'it cannot be cloned: ' + '; '.join(obstacles)
+        if seed != 'clone':
+            return 'binlog', 'this server is virgin, the source has purged nothing, and ' + why, problems
+    if seed == 'never':
+        problems.append('%s; it must be seeded, and seed=never forbids it' % need)
+    else:
+        problems.append('%s; it must be seeded, and the source cannot be cloned: %s' % (need, '; '.join(obstacles)))
+    return 'none', need, problems
+
+
+def loss_text(schemas, errant):
+    parts = []
+    if errant:
+        parts.append('transactions that the source lacks: %s' % errant)
+    if schemas:
+        parts.append('the schemas %s' % ', '.join(schemas))
+    return 'this server holds data of its own, %s. Nothing is overwritten without allow_data_loss; save it first' % '; and '.join(parts)
+
+
+def space_problems(need_bytes, have_bytes):
+    """A clone that runs out of space has removed the old data already."""
+    if need_bytes is None or have_bytes is None or need_bytes <= have_bytes:
+        return []
+    return ['the source holds %s MiB and there is room for %s MiB here' % (need_bytes >> 20, have_bytes >> 20)]
+
+
+# -- The channel
+
+def wanted_channel(params):
+    wanted = {
+        'source_host': params['source_host'],
+        'source_port': params['source_port'],
+        'source_user': params['source_user'],
+        'auto_position': True,
+        'ssl': params['source_ssl'],
+        'ssl_ca': params['source_ssl_ca'] or '',
+        'ssl_cert': params['source_ssl_cert'] or '',
+        'ssl_key': params['source_ssl_key'] or '',
+        'ssl_verify': params['source_ssl'] and params['source_ssl_verify'],
+        'get_source_public_key': params['get_source_public_key'],
+        'connect_retry': params['connect_retry'],
+        'retry_count': params['retry_count'],
+        'delay': params['delay'],
+    }
+    if params['heartbeat_period'] is not None:
+        wanted['heartbeat_period'] = params['heartbeat_period']
+    return wanted
+
+
+def present_channel(channel):
+    """A channel as read, in the words of wanted_channel()."""
+    if channel is None:
+        return {}
+    flat = {key: channel[key] for key in ('source_host', 'source_port', 'source_user', 'auto_position', 'get_source_public_key',
+                                          'connect_retry', 'retry_count', 'delay', 'heartbeat_period')}
+    flat.update(ssl=channel['ssl']['enabled'], ssl_ca=channel['ssl']['ca'], ssl_cert=channel['ssl']['cert'],
+                ssl_key=channel['ssl']['key'], ssl_verify=channel['ssl']['verify'])
+    return flat
+
+
+def channel_diff(wanted, channel):
+    """Names of the settings that differ."""
+    present = present_channel(channel)
+    return [key for key, value in wanted.items() if present.get(key) != value]
+
+
+def change_statement(wanted, password, name):
+    """All settings each time: a channel never keeps half of an older TLS block."""
+    options = [
+        ('SOURCE_HOST', wanted['source_host']),
+        ('SOURCE_PORT', wanted['source_port']),
+        ('SOURCE_USER', wanted['source_user']),
+        ('SOURCE_PASSWORD', Secret(password)),
+        ('SOURCE_AUTO_POSITION', 1),
+        ('SOURCE_SSL', int(wanted['ssl'])),
+        ('SOURCE_SSL_CA', wanted['ssl_ca']),
+        ('SOURCE_SSL_CERT', wanted['ssl_cert']),
+        ('SOURCE_SSL_KEY', wanted['ssl_key']),
+        ('SOURCE_SSL_VERIFY_SERVER_CERT', int(wanted['ssl_verify'])),
+        ('GET_SOURCE_PUBLIC_KEY', int(wanted['get_source_public_key'])),
+        ('SOURCE_CONNECT_RETRY', wanted['connect_retry']),
+        ('SOURCE_RETRY_COUNT', wanted['retry_count']),
+        ('SOURCE_DELAY', wanted['delay']),
+    ]
+    if 'heartbeat_period' in wanted:
+        options.append(('SOURCE_HEARTBEAT_PERIOD', wanted['heartbeat_period']))
+    sql = 'CHANGE REPLICATION SOURCE TO %s FOR CHANNEL %%s' % ', '.join('%s = %%s' % key for key, value in options)
+    return sql, [value for key, value in options] + [name]
+
+
+def diff_view(channel, wanted=None):
+    """One side of --diff."""
+    if channel is None and wanted is None:
+        return ''
+    flat = dict(present_channel(channel), **(wanted or {}))
+    return ''.join('%s: %s\n' % (key, flat[key]) for key in sorted(flat))
+
+
+def channel_failure(channel):
+    """Why waiting for this channel is pointless, or ''."""
+    if channel is None:
+        return 'the channel does not exist'
+    io_error, sql_error = channel['io_error'], channel['sql_error']
+    if io_error['errno'] and (channel['io_state'] == 'OFF' or io_error['errno'] in HOPELESS):
+        return 'the receiver failed: %s (%s)' % (io_error['message'], io_error['errno'])
+    if sql_error['errno'] and channel['sql_state'] == 'OFF':
+        return 'the applier failed: %s (%s)' % (sql_error['message'], sql_error['errno'])
+    return ''
