@@ -1,0 +1,331 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright: (c) 2026, The foobar.webstack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ufw_ruleset
+short_description: The whole rule set of ufw in one call
+version_added: 1.0.0
+author:
+  - The foobar.webstack developers (@foobar)
+description:
+  - Makes ufw hold the declared rules, in the declared order, for IPv4 and IPv6, and removes all others.
+  - Rules, default policies and logging of a running firewall change in one transaction per address family. ufw is neither reset nor reloaded,
+    so that no packet passes unfiltered and no accepted one is dropped meanwhile; established connections stay.
+  - The first enable happens after all rules are in place.
+  - Refuses a rule set that would keep administrators from coming back by SSH.
+  - The time it takes does not depend on the number of rules, and no C(ufw) command runs where nothing has to change.
+options:
+  rules:
+    description:
+      - The rules; the first one that matches a packet decides.
+      - RV(ignored:rule) is V(allow) (default), V(limit) (refuses a source that opens six connections in 30 seconds), V(deny) or V(reject).
+      - RV(ignored:from) and RV(ignored:to) are an IPv4 or IPv6 address or network, or V(any) (default), which covers both families.
+      - RV(ignored:port) is the destination port, several joined by commas, or a range such as V(8000:8010); default any. Lists and ranges need a C(proto).
+      - RV(ignored:proto) is V(tcp), V(udp), V(vrrp), V(esp), V(ah), V(gre) or V(any) (default).
+      - RV(ignored:direction) is V(in) (default) or V(out); RV(ignored:interface) the network interface that packets come in or leave by.
+      - RV(ignored:log) is V(true) to log new connections, V(all) to log every packet; default V(false).
+      - RV(ignored:comment) is shown by C(ufw status).
+    type: list
+    elements: dict
+    default: []
+  exclusive:
+    description:
+      - Whether to remove all rules that are not declared, routed ones and those of application profiles too.
+      - If V(false), other rules keep their places and declared rules that are missing are added at the end.
+    type: bool
+    default: true
+  state:
+    description: Whether the firewall is active, now and after a boot. The rules are written in both cases.
+    type: str
+    choices: [enabled, disabled]
+    default: enabled
+  default_incoming:
+    description: What happens to incoming packets that no rule matches.
+    type: str
+    choices: [allow, deny, reject]
+    default: deny
+  default_outgoing:
+    description: What happens to outgoing packets that no rule matches.
+    type: str
+    choices: [allow, deny, reject]
+    default: allow
+  default_routed:
+    description: What happens to forwarded packets that no rule matches.
+    type: str
+    choices: [allow, deny, reject]
+    default: deny
+  logging:
+    description: How much ufw logs.
+    type: str
+    choices: ["off", low, medium, high, full]
+    default: low
+  ipv6:
+    description:
+      - Whether IPv6 is filtered by rules. If V(false), ufw drops all IPv6 but loopback, and IPv6 rules are left out.
+      - Changing it while the firewall is active needs C(ufw reload), during which packets pass unfiltered for about a second.
+    type: bool
+    default: true
+  ssh_ports:
+    description:
+      - TCP ports on which some rule must let SSH in.
+      - Default is the port of the SSH connection in use, else 22.
+    type: list
+    elements: int
+  allow_no_ssh:
+    description: Accept a rule set that lets no SSH in, or not the connection in use.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+    description: Works on hosts without ufw, too.
+  diff_mode:
+    support: full
+requirements:
+  - ufw 0.36 or later
+notes:
+  - The SSH connection in use is found in the environment of this process or of those that started it, so also under sudo.
+seealso:
+  - module: community.general.ufw
+"""
+
+EXAMPLES = r"""
+- name: Web server behind a load balancer
+  foobar.webstack.ufw_ruleset:
+    rules:
+      - {from: 198.19.0.0/24, port: "22", proto: tcp, comment: SSH of the administrators}
+      - {from: 198.19.0.11, port: "80,443", proto: tcp, comment: load balancer}
+      - {rule: limit, port: "22", proto: tcp, comment: SSH from elsewhere}
+
+- name: Add a rule beside those of others
+  foobar.webstack.ufw_ruleset:
+    exclusive: false
+    rules:
+      - {port: "22", proto: tcp}
+      - {from: 198.19.0.12, proto: vrrp, interface: eth1}
+
+- name: Show what would change, on any host
+  foobar.webstack.ufw_ruleset:
+    rules: "{{ firewall_rules }}"
+  check_mode: true
+  diff: true
+"""
+
+RETURN = r"""
+added:
+  description: Rules added or changed, as arguments of C(ufw) in its long form, headed by the address family.
+  returned: always
+  type: list
+  elements: str
+  sample: ["ipv4: allow from 198.19.0.11 to any port 80,443 proto tcp comment 'load balancer'"]
+removed:
+  description: Rules removed or changed.
+  returned: always
+  type: list
+  elements: str
+  sample: ["ipv4: allow from any to any port 8080 proto tcp", "ipv6: allow from any to any port 8080 proto tcp"]
+rules:
+  description: All rules, in order.
+  returned: always
+  type: list
+  elements: str
+commands:
+  description: Commands that changed the firewall, or would change it. DIRECTORY is a temporary copy in which ufw writes the new rules files.
+  returned: always
+  type: list
+  elements: str
+  sample: ["ufw --datadir=DIRECTORY logging low", "iptables-restore -n", "ip6tables-restore -n"]
+installed:
+  description: Whether ufw is installed. V(false) only in check mode, otherwise the module fails.
+  returned: always
+  type: bool
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.foobar.webstack.plugins.module_utils import ufw
+
+DEFAULTS, CONF = "/etc/default/ufw", "/etc/ufw/ufw.conf"
+RULES = {4: "/etc/ufw/user.rules", 6: "/etc/ufw/user6.rules"}
+IPTABLES = {4: "iptables", 6: "ip6tables"}
+SBIN = ["/usr/sbin", "/sbin"]
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+def write(path, text):
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.write(text)
+
+
+def ssh_connection(module):
+    """The SSH connection that this process descends from; sudo drops the variable, its parents still have it."""
+    text, pid = os.environ.get("SSH_CONNECTION", ""), os.getppid()
+    while not text and pid > 1:
+        try:
+            environment = read("/proc/%d/environ" % pid).split("\0")
+            pid = int(read("/proc/%d/stat" % pid).rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            break
+        text = next((item.partition("=")[2] for item in environment if item.startswith("SSH_CONNECTION=")), "")
+    connection = ufw.parse_ssh_connection(text)
+    if connection:
+        ip = module.get_bin_path("ip", opt_dirs=SBIN)
+        out = module.run_command([ip, "-o", "address", "show", "to", connection["destination"]])[1].split() if ip else []
+        connection["interface"] = out[1] if len(out) > 1 else None
+    return connection
+
+
+def find(module, program):
+    return module.get_bin_path(program, required=True, opt_dirs=SBIN)
+
+
+def run(module, arguments, **kwargs):
+    rc, out, err = module.run_command(arguments, **kwargs)
+    if rc != 0:
+        module.fail_json(msg="%s failed: %s" % (" ".join(arguments), (err or out).strip()))
+    return out
+
+
+def is_loaded(module, families, settings):
+    """Whether the kernel holds what the files say."""
+    return all(
+        ufw.is_loaded(run(module, [find(module, IPTABLES[family]), "-S"]), read(RULES[family]), family, settings["default_incoming"])
+        for family in families
+    )
+
+
+def guard_ssh(module, lists, default):
+    connection = ssh_connection(module)
+    ports = module.params["ssh_ports"]
+    if ports is None:
+        ports = [connection["port"] if connection else 22]
+    problems = ufw.ssh_problems(lists, default, ports, connection)
+    if problems:
+        module.fail_json(msg="Nothing was changed, because these rules would cut SSH: %s. Declare {rule: limit, port: \"%d\", proto: tcp} "
+                             "before any rule that denies it, or set allow_no_ssh: true."
+                             % ("; ".join(problems), connection["port"] if connection else ports[0]))
+
+
+def main():
+    policy = dict(type="str", choices=["allow", "deny", "reject"])
+    module = AnsibleModule(
+        argument_spec=dict(
+            rules=dict(type="list", elements="dict", default=[]),
+            exclusive=dict(type="bool", default=True),
+            state=dict(type="str", choices=["enabled", "disabled"], default="enabled"),
+            default_incoming=dict(default="deny", **policy),
+            default_outgoing=dict(default="allow", **policy),
+            default_routed=dict(default="deny", **policy),
+            logging=dict(type="str", choices=["off", "low", "medium", "high", "full"], default="low"),
+            ipv6=dict(type="bool", default=True),
+            ssh_ports=dict(type="list", elements="int"),
+            allow_no_ssh=dict(type="bool", default=False),
+        ),
+        supports_check_mode=True,
+    )
+    params = module.params
+    declared, problems, dead = ufw.expand_rules(params["rules"])
+    if problems:
+        module.fail_json(msg="Nothing was changed. These rules are wrong:\n" + "\n".join(problems))
+    for text in dead:
+        module.warn(text)
+    program = module.get_bin_path("ufw", opt_dirs=SBIN)
+    if not program and not module.check_mode:
+        module.fail_json(msg="ufw is not installed; install the package ufw first")
+    lock = None if module.check_mode else open("/run/ufw.lock", "w")  # ufw's own
+    if lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+
+    # What is there, and what shall be there.
+    defaults, conf = read(DEFAULTS), read(CONF)
+    before = ufw.read_settings(defaults, conf)
+    after = {key: params[key] for key in before}
+    present = {family: ufw.parse_rules(read(path)) for family, path in RULES.items()}
+    families = (4, 6) if after["ipv6"] and os.path.exists("/proc/sys/net/ipv6") else (4,)
+    wanted = {family: ufw.merge_rules(present[family], declared[family], params["exclusive"]) for family in families}
+    new_defaults, new_conf = ufw.write_settings(defaults, conf, after)
+    enable, was_enabled = after["state"] == "enabled", before["state"] == "enabled"
+    if enable and not params["allow_no_ssh"]:
+        guard_ssh(module, wanted, after["default_incoming"])
+
+    broken = enable and was_enabled and not is_loaded(module, families, before)
+    changed_files = [path for path, differs in [(DEFAULTS, new_defaults != defaults), (CONF, new_conf != conf)] if differs]
+    changed_rules = [family for family in families if wanted[family] != present[family]]
+    live = enable and was_enabled and not broken and before["ipv6"] == after["ipv6"]
+    commands = []
+    if changed_files or changed_rules:
+        commands.append("ufw --datadir=DIRECTORY logging " + after["logging"])
+    if live and commands:
+        commands += [IPTABLES[family] + "-restore -n" for family in families]
+    elif enable and not live:
+        commands.append("ufw reload" if was_enabled else "ufw --force enable")
+    elif was_enabled and not enable:
+        commands.append("ufw disable")
+
+    old, new = ufw.show_rules(present), ufw.show_rules({**present, **wanted})
+    if broken:
+        before["state"] = "enabled, but not loaded"
+    result = dict(
+        changed=bool(commands),
+        added=[rule for rule in new if rule not in old],
+        removed=[rule for rule in old if rule not in new],
+        rules=new,
+        commands=commands,
+        installed=bool(program),
+        diff=dict(before_header="ufw", after_header="ufw", before=ufw.describe(before, old), after=ufw.describe(after, new)),
+    )
+    if module.check_mode or not commands:
+        module.exit_json(**result)
+
+    if changed_files or changed_rules:
+        # ufw writes the complete rules files from our tuples, beside the live ones: one call for any number of rules.
+        scratch = tempfile.mkdtemp(dir=module.tmpdir)
+        os.makedirs(scratch + "/etc/default")
+        os.makedirs(scratch + "/lib/ufw")
+        shutil.copytree("/etc/ufw", scratch + "/etc/ufw")
+        write(scratch + DEFAULTS, new_defaults)
+        write(scratch + CONF, ufw.set_option(new_conf, "ENABLED", "no"))
+        for family in families:
+            write(scratch + RULES[family], ufw.format_rules(wanted[family]))
+        run(module, [program, "--datadir=" + scratch, "logging", after["logging"]])
+        write(scratch + CONF, new_conf)
+        texts = {family: read(scratch + RULES[family]) for family in families}
+        lost = [rule for family in families for rule in set(wanted[family]) - set(ufw.parse_rules(texts[family]))]
+        if lost:
+            module.fail_json(msg="Nothing was changed. This ufw does not know: " + "; ".join(ufw.show_rule(rule) for rule in lost))
+        if live:
+            for test in (["--test"], []):
+                for family in families:
+                    run(module, [find(module, IPTABLES[family] + "-restore"), "-n"] + test, data=ufw.live_rules(texts[family], family, after))
+        for path in changed_files + [RULES[family] for family in families]:
+            module.atomic_move(scratch + path, path)
+
+    lock.close()  # what follows takes it
+    if enable and not live:
+        run(module, [program] + commands[-1].split()[1:])
+        if not is_loaded(module, families, after):
+            module.fail_json(msg="ufw is enabled, but the kernel does not hold its rules: something else has removed its chains. "
+                                 "Reboot, or run: iptables -F; iptables -X; ip6tables -F; ip6tables -X; ufw reload")
+    elif was_enabled and not enable:
+        run(module, [program, "disable"])
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
