@@ -79,19 +79,20 @@ def _tier_problems(stage, tiers):
         servers = {name for tier in ("web", "app", "database") for name in tiers[tier]}
         if len(servers) > 1:
             problems.append(
-                "stage 1 is one server in the groups web, app and database, here they are %s: name the same host in all three, or run a higher stage"
-                % ", ".join(sorted(servers))
+                "stage 1 is one server in the groups web, app and database, here they are %s: "
+                "name the same host in all three, or run a higher stage" % ", ".join(sorted(servers))
             )
         if tiers["loadbalancers"]:
-            problems.append("stage 1 has no load balancer, group 'loadbalancers' names %s: empty it, or run stage 2" % ", ".join(tiers["loadbalancers"]))
+            balancers = ", ".join(tiers["loadbalancers"])
+            problems.append("stage 1 has no load balancer, group 'loadbalancers' names %s: empty it, or run stage 2" % balancers)
     elif stage in (2, 3):
         need("loadbalancers", 1, 1)
         for tier in ("web", "app", "database"):
             need(tier, 2)
         if set(tiers["web"]) != set(tiers["app"]):
             problems.append(
-                "stages 2 and 3 run nginx and the app on the same servers, 'web' has %s and 'app' has %s: name the same hosts in both, or run stage 4"
-                % (", ".join(tiers["web"]) or "none", ", ".join(tiers["app"]) or "none")
+                "stages 2 and 3 run nginx and the app on the same servers, 'web' has %s and 'app' has %s: "
+                "name the same hosts in both, or run stage 4" % (", ".join(tiers["web"]) or "none", ", ".join(tiers["app"]) or "none")
             )
     else:
         for tier in ("loadbalancers", "web", "app", "database"):
@@ -99,7 +100,9 @@ def _tier_problems(stage, tiers):
         for name in sorted({name for tier in TIERS for name in tiers[tier]}):
             member = [tier for tier in TIERS if name in tiers[tier]]
             if len(member) > 1:
-                problems.append("host '%s' is in %s: stage 4 keeps each tier on machines of its own, leave it in one group" % (name, " and ".join(member)))
+                problems.append(
+                    "host '%s' is in %s: stage 4 keeps each tier on machines of its own, leave it in one group" % (name, " and ".join(member))
+                )
     return problems
 
 
@@ -169,7 +172,9 @@ def webstack_topology(hostvars, groups, stage, settings):
     if not domain:
         problems.append("webstack_domain is missing: write the site's domain, for example foobar.com")
     elif not isinstance(domain, str) or not DOMAIN.fullmatch(domain):
-        problems.append("webstack_domain is %r: write a domain name in lower case letters, digits, dots and hyphens, for example foobar.com" % (domain,))
+        problems.append(
+            "webstack_domain is %r: write a domain name in lower case letters, digits, dots and hyphens, for example foobar.com" % (domain,)
+        )
     server_names = settings.get("webstack_server_names") or (["www.%s" % domain, str(domain)] if domain else [])
     if not isinstance(server_names, (list, tuple)):
         problems.append("webstack_server_names is %r: write a list, for example [www.foobar.com, foobar.com]" % (server_names,))
@@ -181,7 +186,9 @@ def webstack_topology(hostvars, groups, stage, settings):
     private_networks = _list_of_networks(settings, "webstack_private_networks", problems)
     admin_networks = _list_of_networks(settings, "webstack_admin_networks", problems)
     if stage >= 2 and not settings.get("webstack_private_networks"):
-        problems.append("webstack_private_networks is missing: write the networks in which the hosts talk to each other, for example [198.51.100.0/24]")
+        problems.append(
+            "webstack_private_networks is missing: write the networks in which the hosts talk to each other, for example [198.51.100.0/24]"
+        )
 
     hosts, addresses = {}, {}
     for name in sorted({name for tier in TIERS for name in tiers[tier]}):
@@ -195,11 +202,16 @@ def webstack_topology(hostvars, groups, stage, settings):
             )
         else:
             if address in addresses:
-                problems.append("hosts '%s' and '%s' have the same address %s: each host is named once, with its own webstack_address" % (addresses[address], name, address))
+                problems.append(
+                    "hosts '%s' and '%s' have the same address %s: each host is named once, with its own webstack_address"
+                    % (addresses[address], name, address)
+                )
             addresses[address] = name
             networks = [net for net in map(_network, private_networks) if net is not None]
             if networks and not any(_address(address) in net for net in networks):
-                problems.append("host '%s': its address %s is in none of webstack_private_networks (%s)" % (name, address, ", ".join(private_networks)))
+                problems.append(
+                    "host '%s': its address %s is in none of webstack_private_networks (%s)" % (name, address, ", ".join(private_networks))
+                )
         hosts[name] = address
         problem = _platform_problem(name, variables.get("ansible_facts") or {})
         if problem:
@@ -210,14 +222,18 @@ def webstack_topology(hostvars, groups, stage, settings):
         problems.append("webstack_vips is %r: write a list, for example [203.0.113.100/24]" % (vips,))
         vips = []
     if features["cluster"] and not vips:
-        problems.append("webstack_vips is missing: write the address that moves between the load balancers, with its prefix, for example [203.0.113.100/24]")
+        problems.append(
+            "webstack_vips is missing: write the address that moves between the load balancers, with its prefix, for example [203.0.113.100/24]"
+        )
     for vip in vips:
         if _network(vip) is None:
             problems.append("webstack_vips: %r is not an address with a prefix: write for example 203.0.113.100/24" % (vip,))
             continue
         interface = ipaddress.ip_interface(vip)
         if str(interface.ip) in addresses:
-            problems.append("webstack_vips: %s is the address of host '%s': choose one that no machine has" % (interface.ip, addresses[str(interface.ip)]))
+            problems.append(
+                "webstack_vips: %s is the address of host '%s': choose one that no machine has" % (interface.ip, addresses[str(interface.ip)])
+            )
         for name in tiers["loadbalancers"]:
             networks = _host_networks(hostvars[name].get("ansible_facts") or {})
             if networks and not any(interface.ip in network for network in networks):
@@ -227,11 +243,16 @@ def webstack_topology(hostvars, groups, stage, settings):
                 )
 
     if features["monitoring"] and not tiers["monitoring"] and not settings.get("monitoring_agent_remote_write_url"):
-        problems.append("monitoring has nowhere to send to: name a host in group 'monitoring', or set monitoring_agent_remote_write_url, or webstack_features: {monitoring: false}")
+        problems.append(
+            "monitoring has nowhere to send to: name a host in group 'monitoring', or set monitoring_agent_remote_write_url, "
+            "or webstack_features: {monitoring: false}"
+        )
     if features["tls"] and not settings.get("certbot_email") and tiers["loadbalancers"]:
         problems.append("certbot_email is missing: write the address to which the certificate authority sends warnings")
     if not settings.get("webstack_credentials_dir"):
-        problems.append("webstack_credentials_dir has no default without an inventory directory: write a directory on this machine where generated secrets are kept")
+        problems.append(
+            "webstack_credentials_dir has no default without an inventory directory: write a directory on this machine where generated secrets are kept"
+        )
 
     public = [str(ipaddress.ip_interface(vip).ip) for vip in vips if _network(vip)] if features["cluster"] else []
     if not public:
@@ -289,10 +310,10 @@ def webstack_database_topology(hostvars, names, created_before=None):
     created_before: the server on which this inventory's database was first created, if it was.
     Returns {primary, replicas, new, problem}.
     """
-    states = [
-        {"name": str(name), "state": str((hostvars[name].get("__site_database_server") or {}).get("state", "unreachable"))}
-        for name in names
-    ]
+    states = []
+    for name in names:
+        answer = hostvars[name].get("__site_database_server") or {}
+        states.append({"name": str(name), "state": str(answer.get("state", "unreachable"))})
     by_state = {}
     for server in states:
         by_state.setdefault(server["state"], []).append(server["name"])
@@ -304,25 +325,26 @@ def webstack_database_topology(hostvars, names, created_before=None):
 
     if len(writable) > 1:
         result["problem"] = (
-            "%s are writable and both hold data: two primaries. Stop writes to one of them (SET GLOBAL super_read_only = 1), compare their transactions, then run again"
-            % " and ".join(writable)
+            "%s are writable and hold data: two primaries. Stop writes to one of them (SET GLOBAL super_read_only = 1), "
+            "compare their transactions, then run again" % " and ".join(writable)
         )
     elif writable:
         result["primary"] = writable[0]
         result["replicas"] = [server["name"] for server in states if server["name"] != writable[0] and server["state"] != "unreachable"]
     elif unreachable:
         result["problem"] = (
-            "no database server is writable and %s cannot be reached: it may be the primary. Bring it back, or take it out of group 'database' if it is gone for good"
-            % " and ".join(unreachable)
+            "no database server is writable and %s cannot be reached: it may be the primary. "
+            "Bring it back, or take it out of group 'database' if it is gone for good" % " and ".join(unreachable)
         )
     elif read_only:
         result["problem"] = (
-            "%s hold(s) data and no server is writable. If one of them is the rightful primary make it writable (SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0) and run again"
-            % " and ".join(read_only)
+            "%s hold(s) data and no server is writable. Make the rightful primary writable "
+            "(SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0) and run again" % " and ".join(read_only)
         )
     elif created_before:
         result["problem"] = (
-            "every database server is empty, but this inventory's database was created before (on %s): add the servers that hold the data to group 'database', or restore them; "
+            "every database server is empty, but this inventory's database was created before (on %s): "
+            "add the servers that hold the data to group 'database', or restore them; "
             "to start empty on purpose remove the file database_created_on from webstack_credentials_dir" % created_before
         )
     elif empty:
