@@ -1,0 +1,60 @@
+"""The site as a visitor sees it, in every stage."""
+
+import re
+from pathlib import Path
+
+import lab
+
+testinfra_hosts = ["client"]
+
+
+def test_the_page_names_the_hosts_that_answered():
+    answer = lab.site()
+    assert answer.status == 200
+    if lab.HOSTS["loadbalancers"]:
+        assert answer.hops["Load balancer"] in lab.HOSTS["loadbalancers"]
+    assert answer.hops["Web server"] in lab.HOSTS["web"]
+    assert answer.hops["App server"] in lab.HOSTS["app"]
+
+
+def test_static_files_come_from_disk_for_ever():
+    style = re.search(r'href="(/static/style[^"]+)"', lab.site().body).group(1)
+    answer = lab.site(style)
+    assert answer.status == 200
+    assert "immutable" in answer.headers["cache-control"]
+    assert "x-app-version" not in answer.headers
+
+
+def test_what_is_written_is_read_by_the_session_that_wrote():
+    entry, answer = lab.write("read your own write")
+    seen = answer.json["gtid"]
+    page = lab.site(f"/api/entries?limit=1000&seen={seen.replace(':', '%3A').replace(',', '%2C')}").json
+    assert [row for row in page["entries"] if row["text"] == "read your own write"]
+
+
+def test_the_form_works_without_javascript():
+    client = lab.on("client")
+    client.check_output("rm -f /tmp/cookies")
+    page = lab.site("/", "--cookie-jar", "/tmp/cookies").body
+    fields = dict(re.findall(r'name="(csrf|id)" value="([^"]+)"', page))
+    text = f"by form {fields['id'][:8]}"
+    posted = lab.site(
+        "/entries", "--cookie", "/tmp/cookies", "--cookie-jar", "/tmp/cookies",
+        *(part for name, value in {**fields, "name": "A visitor", "text": text}.items() for part in ("--data-urlencode", f"{name}={value}")),
+    )
+    assert posted.status == 303
+    assert text in lab.site("/", "--cookie", "/tmp/cookies").body
+
+
+def test_the_name_is_in_the_dns():
+    found = lab.on("client").check_output("dig +short @198.18.0.53 www.foobar.com A; dig +short @198.18.0.53 foobar.com A")
+    assert found.split() == [lab.EDGE, lab.EDGE]
+
+
+def test_an_entry_is_kept_from_stage_to_stage():
+    """Stages 1 to 3 run over the same hosts: what the first one wrote is what the last one shows."""
+    kept = Path(lab.ROOT, ".lab", "servers" if lab.STAGE != "stage4" else "stage4", "first_entry")
+    if not kept.exists():
+        entry, answer = lab.write(f"first written in {lab.STAGE}")
+        kept.write_text(f"first written in {lab.STAGE}")
+    assert lab.wait_for(lambda: kept.read_text() in [row["text"] for row in lab.site("/api/entries?limit=1000").json["entries"]])
