@@ -238,10 +238,12 @@ def merge_rules(present: list[Rule], declared: list[Rule], exclusive: bool) -> l
     """The list to reach. Not exclusive: undeclared rules keep their places, declared ones are among themselves in order."""
     if exclusive:
         return list(declared)
-    unique = {rule.match: rule for rule in reversed(present)}
+    unique: dict[tuple, Rule] = {}
+    for rule in present:
+        unique.setdefault(rule.match, rule)
     matches = {rule.match for rule in declared}
     waiting = iter(declared)
-    merged = [next(waiting) if match in matches else rule for match, rule in reversed(list(unique.items()))]
+    merged = [next(waiting) if match in matches else rule for match, rule in unique.items()]
     return merged + list(waiting)
 
 

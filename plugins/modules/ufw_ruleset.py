@@ -157,6 +157,7 @@ from ansible_collections.foobar.webstack.plugins.module_utils import ufw
 DEFAULTS, CONF = "/etc/default/ufw", "/etc/ufw/ufw.conf"
 RULES = {4: "/etc/ufw/user.rules", 6: "/etc/ufw/user6.rules"}
 IPTABLES = {4: "iptables", 6: "ip6tables"}
+LOCK = "/run/ufw.lock"  # ufw's own
 SBIN = ["/usr/sbin", "/sbin"]
 
 
@@ -248,7 +249,7 @@ def main():
     program = module.get_bin_path("ufw", opt_dirs=SBIN)
     if not program and not module.check_mode:
         module.fail_json(msg="ufw is not installed; install the package ufw first")
-    lock = None if module.check_mode else open("/run/ufw.lock", "w")  # ufw's own
+    lock = None if module.check_mode else open(LOCK, "w")
     if lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
 
@@ -296,9 +297,9 @@ def main():
     if changed_files or changed_rules:
         # ufw writes the complete rules files from our tuples, beside the live ones: one call for any number of rules.
         scratch = tempfile.mkdtemp(dir=module.tmpdir)
-        os.makedirs(scratch + "/etc/default")
         os.makedirs(scratch + "/lib/ufw")
-        shutil.copytree("/etc/ufw", scratch + "/etc/ufw")
+        os.makedirs(scratch + os.path.dirname(DEFAULTS))
+        shutil.copytree(os.path.dirname(CONF), scratch + os.path.dirname(CONF))
         write(scratch + DEFAULTS, new_defaults)
         write(scratch + CONF, ufw.set_option(new_conf, "ENABLED", "no"))
         for family in families:
