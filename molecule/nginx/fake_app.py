@@ -7,6 +7,7 @@ import socket
 import socketserver
 import ssl
 import sys
+import time
 
 SOCKET = "/run/fake/app.sock"
 PKI = "/etc/webstack/pki/"
@@ -25,6 +26,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         with open("/run/fake/requests", "a") as log:
             log.write("%s %s\n" % (self.command, self.path))
+        if self.path.startswith("/slow"):
+            time.sleep(8)
         if self.path.startswith("/die"):
             self.close_connection = True
             return
