@@ -173,6 +173,7 @@ def test_active_active_gives_each_its_own():
 
 def test_a_single_load_balancer_needs_no_peer():
     on(LB2, "systemctl stop keepalived")
-    done = play("--limit", LB1, "--extra-vars", json.dumps({"keepalived_vips": [f"{VIP}/24"], "keepalived_nodes": ["198.19.0.118"]}))
+    address = re.search(r"inet ([0-9.]+)", on(LB1, "ip -4 address show dev eth0")).group(1)
+    done = play("--limit", LB1, "--extra-vars", json.dumps({"keepalived_vips": [f"{VIP}/24"], "keepalived_nodes": [address]}))
     assert done.returncode == 0, done.stdout
     assert holders() == [LB1]
