@@ -23,6 +23,8 @@ DEFAULT_SOCKET = '/run/mysqld/mysqld.sock'
 
 # The connection is gone (client errors), or the server says that it is going.
 LOST = frozenset((2006, 2013, 2055, 1053))
+# ... or was never there.
+UNREACHABLE = LOST | {2002, 2003}
 
 
 class ServerError(Exception):

@@ -153,7 +153,7 @@ def read_semi_sync(db):
 
 def read_clone(db):
     """What CLONE compares between donor and recipient, and the size of the data where the account may see it."""
-    plugins = db.rows("SELECT PLUGIN_NAME AS name, PLUGIN_LIBRARY AS library FROM information_schema.PLUGINS WHERE PLUGIN_STATUS = 'ACTIVE'")
+    plugins = db.rows("SELECT PLUGIN_NAME AS plugin, PLUGIN_LIBRARY AS so_file FROM information_schema.PLUGINS WHERE PLUGIN_STATUS = 'ACTIVE'")
     grants = ' '.join(next(iter(row.values())) for row in db.rows('SHOW GRANTS'))
     try:
         size = number(db.value('SELECT SUM(FILE_SIZE) FROM information_schema.INNODB_TABLESPACES'))
@@ -162,8 +162,8 @@ def read_clone(db):
             raise
         size = None
     return {
-        'plugin': any(row['name'] == 'clone' for row in plugins),
-        'plugins': {row['name']: row['library'] for row in plugins if row['library']},
+        'plugin': any(row['plugin'] == 'clone' for row in plugins),
+        'plugins': {row['plugin']: row['so_file'] for row in plugins if row['so_file']},
         'backup_admin': 'BACKUP_ADMIN' in grants,
         'bytes': size,
     }

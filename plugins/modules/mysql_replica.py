@@ -422,12 +422,8 @@ class Replica:
         before = mysql_server.read_server(self.db)
         for channel in before['channels']:
             self.db.change('STOP REPLICA FOR CHANNEL %s', (channel['name'],))
-        if before['super_read_only']:
-            # read_only stays on: only administrators could write now.
-            self.db.change('SET GLOBAL super_read_only = OFF')
         try:
-            if not mysql_server.read_clone(self.db)['plugin']:
-                self.db.change("INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+            self.load_clone_plugin()
             earlier = self.clone_status(self.db)
             settings = [('clone_valid_donor_list', '%s:%s' % (p['source_host'], p['source_port']))]
             if p['source_ssl']:
@@ -435,6 +431,9 @@ class Replica:
                              ('clone_ssl_cert', p['source_ssl_cert'] or ''), ('clone_ssl_key', p['source_ssl_key'] or '')]
             for name, value in settings:
                 self.db.change('SET GLOBAL %s = %%s' % name, (value,))
+            if before['super_read_only']:
+                # read_only stays on: only administrators could write now.
+                self.db.change('SET GLOBAL super_read_only = OFF')
             self.collect_queries()
             # A connection of its own: it is silent until all is copied.
             self.db.close()
@@ -466,6 +465,19 @@ class Replica:
             self.collect_queries()
         return ''
 
+    def load_clone_plugin(self):
+        """Also after the clone: the list of plugins comes with the data, and the source may load its own by its configuration."""
+        if mysql_server.read_clone(self.db)['plugin']:
+            return
+        fenced = mysql_server.on(self.db.variables('super_read_only')['super_read_only'])
+        if fenced:
+            self.db.change('SET GLOBAL super_read_only = OFF')
+        try:
+            self.db.change("INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+        finally:
+            if fenced:
+                self.db.change('SET GLOBAL super_read_only = ON')
+
     @staticmethod
     def clone_status(db):
         return db.row('SELECT STATE, ERROR_NO, ERROR_MESSAGE, BEGIN_TIME FROM performance_schema.clone_status')
@@ -477,9 +489,7 @@ class Replica:
         while True:
             try:
                 self.db = self.connect()
-                if not mysql_server.read_clone(self.db)['plugin']:
-                    # The list of plugins came with the data, from a source that loads it by its configuration.
-                    self.db.change("INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+                self.load_clone_plugin()
                 status = self.clone_status(self.db)
                 if status and status['STATE'] in ('Completed', 'Failed') and status['BEGIN_TIME'] != (earlier or {}).get('BEGIN_TIME'):
                     return status
@@ -489,6 +499,8 @@ class Replica:
                 reason = str(error)
                 if error.errno in (1045, 1698):
                     self.fail("the clone brought the source's accounts, and this login is not one of them: %s" % error)
+                if error.errno not in mysql.UNREACHABLE:
+                    self.fail('the data was cloned, and then: %s' % error)
             if time.monotonic() > deadline:
                 self.fail('the clone from %s did not end within %s s: %s.%s Look at the server and its error log, then run again'
                           % (self.source_name, self.params['clone_timeout'], reason, ' ' + lost if lost and lost != reason else ''))
