@@ -213,24 +213,27 @@ def expand_rules(rules: list) -> tuple[dict[int, list[Rule]], list[str], list[st
     lists: dict[int, list[Rule]] = {4: [], 6: []}
     origin: dict[tuple, int] = {}
     problems, dead = [], []
+
+    def name(index: int) -> str:
+        # With its content, because a list put together from several has no numbers that its authors know.
+        return "rules[%d] {%s}" % (index, ", ".join("%s: %s" % pair for pair in rules[index].items()))
+
     for index, rule in enumerate(rules):
         if not isinstance(rule, dict):
             problems.append("rules[%d]: '%s' is not a dictionary; write for example {port: \"443\", proto: tcp}" % (index, rule))
             continue
         expanded, wrong = expand_rule(rule)
-        problems += ["rules[%d]: %s" % (index, problem) for problem in wrong]
+        problems += ["%s: %s" % (name(index), problem) for problem in wrong]
         rivals = set()
         for family, item in expanded.items():
             first = origin.setdefault((family, item.match), index)
             if first == index:
                 lists[family].append(item)
-            else:
-                twin = next(other for other in lists[family] if other.match == item.match)
-                rivals.add((first, twin.verdict if twin.action != item.action else ""))
-        # Repeating a rule is harmless; contradicting one is worth a word, unless one family of it still counts.
-        if len(rivals) and all(origin[(family, item.match)] != index for family, item in expanded.items()):
-            dead += ["rules[%d] (%s) never matches: rules[%d] (%s) matches the same packets first"
-                     % (index, rule.get("rule") or "allow", first, verdict) for first, verdict in sorted(rivals) if verdict]
+            elif item.action != next(other for other in lists[family] if other.match == item.match).action:
+                rivals.add(first)
+        # Repeating a rule is harmless. Contradicting one is worth a word, unless one family of it still counts.
+        if all(origin[family, item.match] != index for family, item in expanded.items()):
+            dead += ["%s never matches, because %s matches the same packets first" % (name(index), name(first)) for first in sorted(rivals)]
     return lists, problems, dead
 
 
@@ -291,7 +294,7 @@ def ssh_problems(lists: dict[int, list[Rule]], default: str, ports: list[int], c
 
 
 def parse_ssh_connection(text: str) -> dict | None:
-    """The variable SSH_CONNECTION: client address, client port, server address, server port."""
+    """The variable SSH_CONNECTION: client address, client port, server address, server port. None for one over loopback, which ufw accepts."""
     fields = text.split()
     try:
         source, destination = (ipaddress.ip_address(fields[i].partition("%")[0]) for i in (0, 2))
@@ -299,6 +302,8 @@ def parse_ssh_connection(text: str) -> dict | None:
     except (IndexError, ValueError):
         return None
     ends = [getattr(end, "ipv4_mapped", None) or end for end in (source, destination)]
+    if ends[0].is_loopback or ends[0] == ends[1]:
+        return None
     return {"source": str(ends[0]), "destination": str(ends[1]), "port": port, "interface": None}
 
 

@@ -23,13 +23,14 @@ options:
   rules:
     description:
       - The rules; the first one that matches a packet decides.
-      - RV(ignored:rule) is V(allow) (default), V(limit) (refuses a source that opens six connections in 30 seconds), V(deny) or V(reject).
-      - RV(ignored:from) and RV(ignored:to) are an IPv4 or IPv6 address or network, or V(any) (default), which covers both families.
-      - RV(ignored:port) is the destination port, several joined by commas, or a range such as V(8000:8010); default any. Lists and ranges need a C(proto).
-      - RV(ignored:proto) is V(tcp), V(udp), V(vrrp), V(esp), V(ah), V(gre) or V(any) (default).
-      - RV(ignored:direction) is V(in) (default) or V(out); RV(ignored:interface) the network interface that packets come in or leave by.
-      - RV(ignored:log) is V(true) to log new connections, V(all) to log every packet; default V(false).
-      - RV(ignored:comment) is shown by C(ufw status).
+      - C(rule) is V(allow) (default), V(limit), V(deny) or V(reject).
+      - V(limit) refuses a source from its sixth connection within 30 seconds; the kernel counts those to all limited ports together.
+      - C(from) and C(to) are an IPv4 or IPv6 address or network, or V(any) (default), which covers both families.
+      - C(port) is the destination port, several joined by commas, or a range such as V(8000:8010); default any. Lists and ranges need a C(proto).
+      - C(proto) is V(tcp), V(udp), V(vrrp), V(esp), V(ah), V(gre) or V(any) (default).
+      - C(direction) is V(in) (default) or V(out); C(interface) the network interface that packets come in or leave by.
+      - C(log) is V(true) to log new connections, V(all) to log every packet; default V(false).
+      - C(comment) is shown by C(ufw status).
     type: list
     elements: dict
     default: []
@@ -86,6 +87,7 @@ attributes:
     description: Works on hosts without ufw, too.
   diff_mode:
     support: full
+    description: Shows the settings and all rules.
 requirements:
   - ufw 0.36 or later
 notes:
@@ -154,7 +156,8 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.foobar.webstack.plugins.module_utils import ufw
 
-DEFAULTS, CONF = "/etc/default/ufw", "/etc/ufw/ufw.conf"
+DEFAULTS = "/etc/default/ufw"
+CONF = "/etc/ufw/ufw.conf"
 RULES = {4: "/etc/ufw/user.rules", 6: "/etc/ufw/user6.rules"}
 IPTABLES = {4: "iptables", 6: "ip6tables"}
 LOCK = "/run/ufw.lock"  # ufw's own
@@ -211,6 +214,19 @@ def is_loaded(module, families, settings):
     )
 
 
+def render(module, program, files, level):
+    """Let ufw write the complete rules files from our tuples, in a copy of its files: one call for any number of rules."""
+    scratch = tempfile.mkdtemp(dir=module.tmpdir)
+    os.makedirs(scratch + "/lib/ufw")
+    os.makedirs(scratch + os.path.dirname(DEFAULTS))
+    shutil.copytree(os.path.dirname(CONF), scratch + os.path.dirname(CONF))
+    for path, text in files.items():
+        write(scratch + path, ufw.set_option(text, "ENABLED", "no") if path == CONF else text)
+    run(module, [program, "--datadir=" + scratch, "logging", level])
+    write(scratch + CONF, files[CONF])
+    return scratch
+
+
 def guard_ssh(module, lists, default):
     connection = ssh_connection(module)
     ports = module.params["ssh_ports"]
@@ -241,6 +257,8 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
+    if os.geteuid() != 0:
+        module.fail_json(msg="ufw needs root; set become: true")
     declared, problems, dead = ufw.expand_rules(params["rules"])
     if problems:
         module.fail_json(msg="Nothing was changed. These rules are wrong:\n" + "\n".join(problems))
@@ -249,8 +267,8 @@ def main():
     program = module.get_bin_path("ufw", opt_dirs=SBIN)
     if not program and not module.check_mode:
         module.fail_json(msg="ufw is not installed; install the package ufw first")
-    lock = None if module.check_mode else open(LOCK, "w")
-    if lock:
+    if not module.check_mode:
+        lock = open(LOCK, "w")
         fcntl.lockf(lock, fcntl.LOCK_EX)
 
     # What is there, and what shall be there.
@@ -295,25 +313,17 @@ def main():
         module.exit_json(**result)
 
     if changed_files or changed_rules:
-        # ufw writes the complete rules files from our tuples, beside the live ones: one call for any number of rules.
-        scratch = tempfile.mkdtemp(dir=module.tmpdir)
-        os.makedirs(scratch + "/lib/ufw")
-        os.makedirs(scratch + os.path.dirname(DEFAULTS))
-        shutil.copytree(os.path.dirname(CONF), scratch + os.path.dirname(CONF))
-        write(scratch + DEFAULTS, new_defaults)
-        write(scratch + CONF, ufw.set_option(new_conf, "ENABLED", "no"))
-        for family in families:
-            write(scratch + RULES[family], ufw.format_rules(wanted[family]))
-        run(module, [program, "--datadir=" + scratch, "logging", after["logging"]])
-        write(scratch + CONF, new_conf)
+        files = {DEFAULTS: new_defaults, CONF: new_conf}
+        files.update({RULES[family]: ufw.format_rules(wanted[family]) for family in families})
+        scratch = render(module, program, files, after["logging"])
         texts = {family: read(scratch + RULES[family]) for family in families}
         lost = [rule for family in families for rule in set(wanted[family]) - set(ufw.parse_rules(texts[family]))]
         if lost:
             module.fail_json(msg="Nothing was changed. This ufw does not know: " + "; ".join(ufw.show_rule(rule) for rule in lost))
         if live:
-            for test in (["--test"], []):
+            for options in (["-n", "--test"], ["-n"]):
                 for family in families:
-                    run(module, [find(module, IPTABLES[family] + "-restore"), "-n"] + test, data=ufw.live_rules(texts[family], family, after))
+                    run(module, [find(module, IPTABLES[family] + "-restore")] + options, data=ufw.live_rules(texts[family], family, after))
         for path in changed_files + [RULES[family] for family in families]:
             module.atomic_move(scratch + path, path)
 

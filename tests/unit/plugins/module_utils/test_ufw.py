@@ -114,7 +114,8 @@ class TestExpand:
     def test_the_first_of_two_that_match_the_same_counts_and_the_other_is_named(self):
         lists, dead = declare({"port": "22", "proto": "tcp"}, {"rule": "limit", "port": "22", "proto": "tcp"})
         assert ufw.show_rules(lists) == shown({"port": "22", "proto": "tcp"})
-        assert dead == ["rules[1] (limit) never matches: rules[0] (allow) matches the same packets first"]
+        assert dead == [
+            "rules[1] {rule: limit, port: 22, proto: tcp} never matches, because rules[0] {port: 22, proto: tcp} matches the same packets first"]
 
     def test_a_rule_that_counts_in_one_family_is_not_dead(self):
         lists, dead = declare({"from": "0.0.0.0/0", "port": "22", "proto": "tcp"}, {"rule": "limit", "port": "22", "proto": "tcp"})
@@ -128,31 +129,31 @@ class TestExpand:
 
 class TestProblems:
     @pytest.mark.parametrize("rule, expected", [
-        ({"rule": "permit"}, "rules[0]: rule: 'permit' is not an action; write allow, limit, deny or reject"),
-        ({"form": "any"}, "rules[0]: 'form' is not a key of a rule; write one of rule, from, to, port, proto, direction, interface, log, comment"),
-        ({"from": "198.19.0.300"}, "rules[0]: from: '198.19.0.300' is not an address, a network or any"),
-        ({"from": "lb1"}, "rules[0]: from: 'lb1' is not an address, a network or any"),
+        ({"rule": "permit"}, "rule: 'permit' is not an action; write allow, limit, deny or reject"),
+        ({"form": "any"}, "'form' is not a key of a rule; write one of rule, from, to, port, proto, direction, interface, log, comment"),
+        ({"from": "198.19.0.300"}, "from: '198.19.0.300' is not an address, a network or any"),
+        ({"from": "lb1"}, "from: 'lb1' is not an address, a network or any"),
         ({"from": "198.19.0.5/24"},
-         "rules[0]: from: '198.19.0.5/24' has host bits set; write 198.19.0.0/24 for the network or 198.19.0.5 for the host"),
-        ({"to": "fd00::1/64"}, "rules[0]: to: 'fd00::1/64' has host bits set; write fd00::/64 for the network or fd00::1 for the host"),
+         "from: '198.19.0.5/24' has host bits set; write 198.19.0.0/24 for the network or 198.19.0.5 for the host"),
+        ({"to": "fd00::1/64"}, "to: 'fd00::1/64' has host bits set; write fd00::/64 for the network or fd00::1 for the host"),
         ({"from": "198.19.0.1", "to": "fd00::1"},
-         "rules[0]: to: 'fd00::1' and from '198.19.0.1' are of different families; write both as IPv4 or both as IPv6"),
-        ({"port": "0"}, "rules[0]: port: '0' is not a port; write a number from 1 to 65535, a range as 8000:8010, or several joined by commas"),
-        ({"port": "http", "proto": "tcp"}, "rules[0]: port: 'http' is not a port;"),
-        ({"port": "80,", "proto": "tcp"}, "rules[0]: port: '80,' is not a port;"),
-        ({"port": "1:2:3", "proto": "tcp"}, "rules[0]: port: '1:2:3' is not a port;"),
-        ({"port": "65536"}, "rules[0]: port: '65536' is not a port;"),
-        ({"port": "90:80", "proto": "tcp"}, "rules[0]: port: '90:80' is not a range from a lower to a higher port"),
+         "to: 'fd00::1' and from '198.19.0.1' are of different families; write both as IPv4 or both as IPv6"),
+        ({"port": "0"}, "port: '0' is not a port; write a number from 1 to 65535, a range as 8000:8010, or several joined by commas"),
+        ({"port": "http", "proto": "tcp"}, "port: 'http' is not a port;"),
+        ({"port": "80,", "proto": "tcp"}, "port: '80,' is not a port;"),
+        ({"port": "1:2:3", "proto": "tcp"}, "port: '1:2:3' is not a port;"),
+        ({"port": "65536"}, "port: '65536' is not a port;"),
+        ({"port": "90:80", "proto": "tcp"}, "port: '90:80' is not a range from a lower to a higher port"),
         ({"port": ",".join(str(n) for n in range(1, 17)), "proto": "udp"}, "has more than the 15 ports"),
-        ({"port": "80,443"}, "rules[0]: port: '80,443' is more than one port and needs proto tcp or udp"),
-        ({"port": "80", "proto": "vrrp"}, "rules[0]: port: '80' cannot be with proto vrrp, which has no ports; leave it out"),
-        ({"proto": "icmp"}, "rules[0]: proto: 'icmp' is not known; write tcp, udp, vrrp, esp, ah, gre, any"),
-        ({"direction": "inwards"}, "rules[0]: direction: 'inwards' is not a direction; write in or out"),
-        ({"interface": "eth0:1"}, "rules[0]: interface: 'eth0:1' is not an interface name"),
+        ({"port": "80,443"}, "port: '80,443' is more than one port and needs proto tcp or udp"),
+        ({"port": "80", "proto": "vrrp"}, "port: '80' cannot be with proto vrrp, which has no ports; leave it out"),
+        ({"proto": "icmp"}, "proto: 'icmp' is not known; write tcp, udp, vrrp, esp, ah, gre, any"),
+        ({"direction": "inwards"}, "direction: 'inwards' is not a direction; write in or out"),
+        ({"interface": "eth0:1"}, "interface: 'eth0:1' is not an interface name"),
         ({"interface": "a" * 16}, "is not an interface name"),
         ({"interface": ".."}, "is not an interface name"),
         ({"interface": "eth0;reboot"}, "is not an interface name"),
-        ({"log": "medium"}, "rules[0]: log: 'medium' is not known; write true for new connections, all for every packet, or false"),
+        ({"log": "medium"}, "log: 'medium' is not known; write true for new connections, all for every packet, or false"),
         ({"comment": "two\nlines"}, "has a line break or control character; write one line of text"),
         ("allow 22", "rules[0]: 'allow 22' is not a dictionary; write for example {port: \"443\", proto: tcp}"),
     ])
@@ -163,7 +164,9 @@ class TestProblems:
 
     def test_all_are_named(self):
         found = problems({"port": "x", "proto": "y"}, {"port": "22"}, {"from": "z", "rule": "w"})
-        assert [text.split(": ")[:2] for text in found] == [["rules[0]", "proto"], ["rules[0]", "port"], ["rules[2]", "rule"], ["rules[2]", "from"]]
+        assert [text.partition(" is not")[0] for text in found] == [
+            "rules[0] {port: x, proto: y}: proto: 'y'", "rules[0] {port: x, proto: y}: port: 'x'",
+            "rules[2] {from: z, rule: w}: rule: 'w'", "rules[2] {from: z, rule: w}: from: 'z'"]
 
 
 class TestMerge:
@@ -272,7 +275,8 @@ class TestSsh:
         connection = ufw.parse_ssh_connection(text)
         assert (connection["source"], connection["destination"], connection["port"]) == expected
 
-    @pytest.mark.parametrize("text", ["", "UNKNOWN 65535 UNKNOWN 65535", "198.19.0.1 50000"])
+    @pytest.mark.parametrize("text", ["", "UNKNOWN 65535 UNKNOWN 65535", "198.19.0.1 50000", "127.0.0.1 50000 127.0.0.1 22", "::1 50000 ::1 22",
+                                      "198.19.0.21 50000 198.19.0.21 22"])
     def test_parse_nothing(self, text):
         assert ufw.parse_ssh_connection(text) is None
 
