@@ -285,8 +285,8 @@ def build(request):
         return result
     except BuildError as problem:
         return {"error": str(problem)}
-    except OSError as problem:
-        return {"error": f"app_source cannot be built: {problem}"}
+    except Exception as problem:  # pylint: disable=broad-exception-caught  # the task's own output is hidden: say it here
+        return {"error": f"app_source cannot be built: {type(problem).__name__}: {problem}"}
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
