@@ -51,6 +51,13 @@ def server_role(server):
     return 'detached'
 
 
+def visibility_problem(server, user):
+    """Without all schemas in sight a server with data would look virgin."""
+    if server['user_schemas'] is None:
+        return "the account '%s' does not see all schemas, so whether this server holds data cannot be told: GRANT SHOW DATABASES ON *.* to it" % user
+    return ''
+
+
 def unreachable_state(local, mysqld, data):
     """A host without mysqld and without a data directory has no server; anything else that does not answer may hold data."""
     return 'absent' if local and not mysqld and not data else 'unreachable'
@@ -180,12 +187,12 @@ def follows(channel, source):
     return bool(channel and channel['source_uuid'] == source['server_uuid'])
 
 
-def own_data(local, gaps):
+def own_data(local, source, gaps):
     """(schemas, errant transactions) that overwriting or attaching this server would lose or let diverge."""
     if is_virgin(local):
         return [], ''
     if gaps['errant']:
-        return local['user_schemas'], gaps['errant']
+        return [name for name in local['user_schemas'] if name not in (source['user_schemas'] or ())], gaps['errant']
     if not local['gtid']['executed']:
         return local['user_schemas'], ''
     return [], ''
@@ -216,7 +223,7 @@ def clone_obstacles(local, source, local_clone, source_clone, source_host):
 
 def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss):
     """(method, reason, problems): clone, binlog or none; problems when neither is safe or possible."""
-    schemas, errant = own_data(local, gaps)
+    schemas, errant = own_data(local, source, gaps)
     if is_virgin(local):
         need = 'this server is virgin'
     elif gaps['missing_purged']:
@@ -241,7 +248,8 @@ def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss):
         return ('none' if channel else 'binlog'), "the source's binary logs bring this server up to date", problems
 
     # Data that the source does not have and that no transaction brought here goes without a trace in a clone.
-    unknown = sorted(set(local['user_schemas']) - set(source['user_schemas']) - set(schemas))
+    seen = source['user_schemas']
+    unknown = [] if seen is None else sorted(set(local['user_schemas']) - set(seen) - set(schemas))
     if unknown and not allow_data_loss:
         problems.append('%s; but a clone would drop schemas that the source does not have: %s. Save them, or set allow_data_loss' % (need, ', '.join(unknown)))
     if local['replicas']:
@@ -265,7 +273,7 @@ def loss_text(schemas, errant):
     if errant:
         parts.append('transactions that the source lacks: %s' % errant)
     if schemas:
-        parts.append('the schemas %s' % ', '.join(schemas))
+        parts.append('schemas: %s' % ', '.join(schemas))
     return 'this server holds data of its own, %s. Nothing is overwritten without allow_data_loss; save it first' % '; and '.join(parts)
 
 

@@ -4,6 +4,7 @@
 """Reads a connected server into plain dictionaries, which mysql_replication.py judges."""
 from __future__ import annotations
 
+import re
 import time
 
 from ansible_collections.foobar.webstack.plugins.module_utils.mysql import ServerError, version_tuple
@@ -24,14 +25,20 @@ def number(value):
     return None if value is None else int(value)
 
 
+def sees_schemas(grants):
+    """Schemas that an account may not see are left out without a word, and a server that only looks empty must not count as virgin."""
+    return any(' ON *.*' in grant and re.search(r'\b(ALL PRIVILEGES|SELECT|SHOW DATABASES)\b', grant.split(' ON *.*')[0]) for grant in grants)
+
+
 def read_server(db):
-    """What can be seen with REPLICATION CLIENT and REPLICATION SLAVE."""
+    """What can be seen with REPLICATION CLIENT and REPLICATION SLAVE; user_schemas is None for an account that does not see all of them."""
     names = ('version', 'server_id', 'server_uuid', 'hostname', 'port', 'report_host', 'read_only', 'super_read_only', 'offline_mode',
              'gtid_mode', 'enforce_gtid_consistency', 'log_bin', 'binlog_format', 'log_replica_updates', 'datadir',
              'innodb_page_size', 'version_compile_os', 'version_compile_machine')
     seen = db.variables(*names)
     gtid = db.row('SELECT @@GLOBAL.gtid_executed AS executed, @@GLOBAL.gtid_purged AS purged')
     executed, purged = (gtid[key].replace('\n', '') for key in ('executed', 'purged'))
+    grants = [next(iter(row.values())) for row in db.rows('SHOW GRANTS')]
     schemas = db.rows('SELECT SCHEMA_NAME AS name FROM information_schema.SCHEMATA ORDER BY 1')
     return {
         'version': seen['version'],
@@ -51,7 +58,7 @@ def read_server(db):
         'datadir': seen['datadir'],
         'innodb_page_size': int(seen['innodb_page_size']),
         'platform': '%s %s' % (seen['version_compile_os'], seen['version_compile_machine']),
-        'user_schemas': [row['name'] for row in schemas if row['name'].lower() not in SYSTEM_SCHEMAS],
+        'user_schemas': [row['name'] for row in schemas if row['name'].lower() not in SYSTEM_SCHEMAS] if sees_schemas(grants) else None,
         'gtid': {
             'mode': seen['gtid_mode'],
             'executed': executed,
@@ -164,7 +171,7 @@ def read_clone(db):
     return {
         'plugin': any(row['plugin'] == 'clone' for row in plugins),
         'plugins': {row['plugin']: row['so_file'] for row in plugins if row['so_file']},
-        'backup_admin': 'BACKUP_ADMIN' in grants,
+        'backup_admin': 'BACKUP_ADMIN' in grants or 'ALL PRIVILEGES' in grants,
         'bytes': size,
     }
 

@@ -39,6 +39,7 @@ options:
   source_user:
     description:
       - Account on the source, with the privileges REPLICATION SLAVE, REPLICATION CLIENT, and BACKUP_ADMIN for seeding. Required for O(state=started).
+      - With SHOW DATABASES a schema that only this server has stops a clone too, even if no transaction tells of it; with PROCESS the disk space is compared before a clone.
       - The channel, the clone and the module's own checks of the source log in with it.
     type: str
   source_password:
@@ -271,7 +272,7 @@ class Replica:
 
     def run(self):
         self.db = self.connect()
-        before = self.channel()
+        before = self.result['channel'] = self.channel()
         if self.params['state'] == 'started':
             self.started()
         elif self.params['state'] == 'stopped':
@@ -301,6 +302,9 @@ class Replica:
         p = self.params
         self.planned = mysql_replication.wanted_channel(p)
         local = mysql_server.read_server(self.db)
+        blind = mysql_replication.visibility_problem(local, p['login_user'])
+        if blind:
+            self.fail(blind)
         channel = self.find(local['channels'])
         method, local, gaps = self.judge(local, channel)
         reset = method == 'binlog' and gaps['errant'] and mysql_replication.is_virgin(local)
@@ -353,7 +357,7 @@ class Replica:
         return method, local, gaps
 
     def refuse(self, problems):
-        self.fail('this server was not made a replica of %s and nothing was changed: %s' % (
+        self.fail('cannot make this server a replica of %s, nothing was changed: %s' % (
             self.source_name, '; '.join('(%s) %s' % item for item in enumerate(problems, 1)) if len(problems) > 1 else problems[0]), problems=problems)
 
     def room(self, local, local_clone):

@@ -10,7 +10,8 @@ short_description: One view of a MySQL server's place in replication
 version_added: 1.0.0
 description:
   - Says what a MySQL server is in replication, in the same words for every server - role, data, GTID sets, channels, followers, semi-synchronous replication, and problems.
-  - Reads only. Meant for deciding which host is the primary, for health checks, and before every change of the topology.
+  - Reads only. The account needs REPLICATION CLIENT, REPLICATION SLAVE, SHOW DATABASES and SELECT on C(performance_schema).
+  - Meant for deciding which host is the primary, for health checks, and before every change of the topology.
 author:
   - The foobar.webstack developers
 extends_documentation_fragment:
@@ -355,9 +356,12 @@ def peer_target(peer):
                 ca=peer['ca_cert'], cert=peer['client_cert'], key=peer['client_key'], check_hostname=peer['check_hostname'])
 
 
-def look(db):
+def look(db, user):
     """The result for a server that answers."""
     server = mysql_server.read_server(db)
+    blind = mysql_replication.visibility_problem(server, user)
+    if blind:
+        raise mysql.ServerError(blind)
     semi_sync = mysql_server.read_semi_sync(db)
     result = {key: server[key] for key in PUBLIC}
     result.update(
@@ -424,7 +428,7 @@ def main():
         module.exit_json(changed=False, **result)
 
     try:
-        result, server = look(db)
+        result, server = look(db, module.params['login_user'])
         peer = module.params['peer']
         if peer:
             result['peer'] = look_at_peer(db, server, peer_target(peer))
