@@ -45,8 +45,9 @@ def play(**variables):
     return subprocess.run(
         [str(Path(sys.executable).with_name("ansible-playbook")), "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", "certbot-lb2",
          "--extra-vars", json.dumps(variables), str(Path(__file__).parents[1] / "converge.yml")],
-        capture_output=True, text=True, check=False,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).parents[3] / ".collections"), "ANSIBLE_NOCOLOR": "1"})
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).parents[3] / ".collections"), "ANSIBLE_FORCE_COLOR": "0",
+                          "ANSIBLE_NOCOLOR": "1"})
 
 
 @pytest.mark.parametrize("name", [NAME, "foobar.com"])
