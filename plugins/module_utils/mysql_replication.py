@@ -213,11 +213,11 @@ def clone_obstacles(local, source, local_clone, source_clone, source_host):
         problems.append('innodb_page_size differs: %s here, %s there' % (local['innodb_page_size'], source['innodb_page_size']))
     if ':' in source_host:
         problems.append('CLONE takes no IPv6 address')
-    # The clone plugin itself is installed here when it is missing.
-    lacking = sorted(set(source_clone['plugins']) - set(local_clone['plugins']) - {'clone'})
+    # A plugin of the source need not be active here, only loadable; the files are known where the server is on this host.
+    lacking = sorted(set(source_clone['plugins'].items()) - set(local_clone['plugins'].items()))
+    lacking = [item for item in lacking if local_clone['libraries'] is not None and item[1] not in local_clone['libraries']]
     if lacking:
-        problems.append('plugins of the source are not loaded here: %s' % ', '.join(
-            '%s (%s)' % (name, source_clone['plugins'][name]) for name in lacking))
+        problems.append('plugins of the source are not installed here: %s' % ', '.join('%s (%s)' % item for item in lacking))
     return problems
 
 
@@ -254,17 +254,16 @@ def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss):
         problems.append('%s; but a clone would drop schemas that the source does not have: %s. Save them, or set allow_data_loss' % (need, ', '.join(unknown)))
     if local['replicas']:
         problems.append('%s; but it has replicas, and a clone would break them: let them follow another server first' % need)
-    virgin_binlog = is_virgin(local) and not source['gtid']['purged']
     if seed != 'never' and not obstacles:
         return 'clone', need, problems
-    if virgin_binlog:
-        why = 'seed=never' if seed == 'never' else 'it cannot be cloned: ' + '; '.join(obstacles)
-        if seed != 'clone':
-            return 'binlog', 'this server is virgin, the source has purged nothing, and ' + why, problems
+    complete = is_virgin(local) and not source['gtid']['purged']
+    if seed == 'never' and complete:
+        return 'binlog', 'this server is virgin, the source has purged nothing, and seed=never', problems
     if seed == 'never':
         problems.append('%s; it must be seeded, and seed=never forbids it' % need)
     else:
-        problems.append('%s; it must be seeded, and the source cannot be cloned: %s' % (need, '; '.join(obstacles)))
+        problems.append('%s; it must be seeded, and the source cannot be cloned: %s%s' % (
+            need, '; '.join(obstacles), '. If its binary logs hold everything since its installation, seed=never starts from them' if complete else ''))
     return 'none', need, problems
 
 

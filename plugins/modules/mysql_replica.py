@@ -89,11 +89,12 @@ options:
     default: true
   seed:
     description:
-      - V(auto), a virgin server, or one that lacks transactions that the source has purged from its binary logs, is seeded by C(CLONE); any other catches up from the binary logs.
-      - A virgin server is cloned even where the binary logs are complete, because they do not tell what was in the data files before them, and two fresh installations
-        create the same accounts twice, which stops replication. Only where the source cannot be cloned and has purged nothing, a virgin server starts from its binary logs.
-      - V(clone), as V(auto), and a server that is not replicating from this source yet is always cloned. A replica that can catch up is left alone.
-      - V(never), a server that needs seeding is refused.
+      - V(auto), a virgin server, and one that lacks transactions that the source has purged from its binary logs, is seeded by C(CLONE); any other catches up from the binary logs.
+      - A virgin server is cloned even where the source has purged nothing, because binary logs do not tell what the data files held before them, and two fresh installations
+        create the same accounts twice, which stops replication.
+      - V(clone), as V(auto), and a server that does not follow this source yet is always cloned. A replica that can catch up is left alone.
+      - V(never), a virgin server starts from the binary logs where the source has purged nothing, on your word that they are complete since its installation;
+        any other server that needs seeding is refused.
     type: str
     choices: [auto, clone, never]
     default: auto
@@ -344,7 +345,7 @@ class Replica:
         received = channel['received'] if mysql_replication.follows(channel, source) else ''
         gaps = mysql_server.gtid_gaps(self.db, self.source_db, source['server_uuid'], received)
         source['gtid'].update(executed=gaps['executed'], purged=gaps['purged'])
-        local_clone = mysql_server.read_clone(self.db)
+        local_clone = dict(mysql_server.read_clone(self.db), libraries=self.libraries())
         obstacles = mysql_replication.clone_obstacles(local, source, local_clone, source_clone, p['source_host'])
         method, reason, unsafe = mysql_replication.decide_seed(p['seed'], local, source, channel, gaps, obstacles, p['allow_data_loss'])
         problems += unsafe
@@ -359,6 +360,13 @@ class Replica:
     def refuse(self, problems):
         self.fail('cannot make this server a replica of %s, nothing was changed: %s' % (
             self.source_name, '; '.join('(%s) %s' % item for item in enumerate(problems, 1)) if len(problems) > 1 else problems[0]), problems=problems)
+
+    def libraries(self):
+        """Plugin libraries of this server; None where they are not this host's."""
+        try:
+            return set(os.listdir(self.db.variables('plugin_dir')['plugin_dir']))
+        except OSError:
+            return None
 
     def room(self, local, local_clone):
         """Bytes that a clone can use, the old data's place included; None where the data directory is not this host's."""
