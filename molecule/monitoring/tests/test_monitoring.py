@@ -1,0 +1,230 @@
+"""What a team sees of the monitoring: samples, log lines and alerts arrive, and nobody else gets in."""
+import base64
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+
+import pytest
+import testinfra.utils.ansible_runner
+
+DIRECTORY = os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]
+RUNNER = testinfra.utils.ansible_runner.AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
+HOSTS = {name: RUNNER.get_host(name) for name in ("monitoring-server", "monitoring-trixie", "monitoring-bookworm")}
+SERVER, AGENT = HOSTS["monitoring-server"], HOSTS["monitoring-trixie"]
+ADDRESS = SERVER.check_output("hostname -I").split()[0]
+PASSWORD = "p'a\"s s$w%o\\r{d"
+TLS = ssl.create_default_context(cafile=f"{DIRECTORY}/ca.crt")
+
+every_host = pytest.mark.parametrize("name", HOSTS)
+
+
+def get(path, password=PASSWORD, scheme="https"):
+    request = urllib.request.Request(f"{scheme}://{ADDRESS}:9090{path}")
+    if password:
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"webstack:{password}".encode()).decode())
+    with urllib.request.urlopen(request, context=TLS if scheme == "https" else None, timeout=10) as answer:
+        return answer.read()
+
+
+def query(expression, when=None):
+    parameters = {"query": expression} | ({"time": when} if when else {})
+    return json.loads(get("/api/v1/query?" + urllib.parse.urlencode(parameters)))["data"]["result"]
+
+
+def eventually(look, seconds=60):
+    end = time.time() + seconds
+    while True:
+        found = look()
+        if found or time.time() > end:
+            return found
+        time.sleep(1)
+
+
+def received(token, name="*", tag="*"):
+    """Lines with the token that the log receiver has written."""
+    return SERVER.run(f"grep -h {token} /var/log/remote/{name}/{tag}.log").stdout
+
+
+@every_host
+def test_samples_of_every_host_arrive_with_its_labels(name):
+    found = eventually(lambda: query(f'node_load1{{host="{name}"}}'))
+    assert found[0]["metric"]["stack"] == "foobar.com"
+    assert found[0]["metric"]["instance"] == f"{name}:9100"
+    assert found[0]["metric"]["tier"] == {"monitoring-server": "monitoring", "monitoring-trixie": "web,database"}.get(name, "web")
+    assert query(f'node_systemd_unit_state{{host="{name}", name="vmagent.service", state="active"}} == 1')
+    assert query(f'node_scrape_collector_success{{host="{name}", collector=~"netdev|filesystem|systemd|textfile"}} == 1')
+
+
+def test_exporters_that_a_role_asked_for_are_scraped():
+    for expression in ('up{job="nginx"}', 'up{job="mysql"}', 'up{job="prometheus"}', 'up{job="alertmanager"}'):
+        found = eventually(lambda expression=expression: query(expression + " == 1"))
+        assert len(found) == 1, expression
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_nobody_reads_without_the_password(password):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        get("/api/v1/query?query=up", password)
+    assert error.value.code == 401
+
+
+def test_nobody_reads_in_clear():
+    with pytest.raises(urllib.error.HTTPError) as error:
+        get("/api/v1/query?query=up", scheme="http")
+    assert error.value.code == 400
+
+
+def test_a_second_run_keeps_the_hash():
+    assert re.search(r'"\$2b\$10\$', SERVER.file("/etc/prometheus/web.yml").content_string)
+
+
+@every_host
+def test_a_line_in_the_system_log_arrives(name):
+    token = uuid.uuid4().hex
+    HOSTS[name].check_output(f"logger -t shop 'order {token}'")
+    assert re.fullmatch(rf"\S+ notice shop(\[\d+\])?: order {token}\n", eventually(lambda: received(token, name, "shop")))
+
+
+def test_a_line_in_a_listed_file_arrives():
+    token = uuid.uuid4().hex
+    AGENT.check_output(f"echo '{token} 100% \"done\"' >> /var/log/test.log")
+    assert f'{token} 100% "done"' in eventually(lambda: received(token, "monitoring-trixie", "test-file"))
+    assert AGENT.run(f"grep -r {token} /var/log/syslog /var/log/user.log").stdout == "", "a file's lines are not copied locally"
+
+
+def syslog(text, context=None):
+    """Speaks to the log receiver as a stranger; being refused is fine."""
+    message = f"<13>1 2026-01-01T00:00:00Z intruder shop - - - {text}"
+    try:
+        with socket.create_connection((ADDRESS, 6514), timeout=10) as plain:
+            connection = context.wrap_socket(plain, server_hostname="monitoring-server") if context else plain
+            connection.sendall(f"{len(message)} {message}".encode())
+            connection.settimeout(2)
+            connection.recv(1)
+    except OSError:
+        pass
+
+
+def test_strangers_cannot_write_logs():
+    subprocess.run(
+        "openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=stranger -keyout stranger.key -out stranger.csr"
+        " && openssl x509 -req -in stranger.csr -CA ca.crt -CAkey ca.key -days 1 -out stranger.crt",
+        shell=True, cwd=DIRECTORY, check=True, capture_output=True)
+    stranger = ssl.create_default_context(cafile=f"{DIRECTORY}/ca.crt")
+    stranger.load_cert_chain(f"{DIRECTORY}/stranger.crt", f"{DIRECTORY}/stranger.key")
+    friend = ssl.create_default_context(cafile=f"{DIRECTORY}/ca.crt")
+    friend.load_cert_chain(f"{DIRECTORY}/monitoring-trixie.crt", f"{DIRECTORY}/monitoring-trixie.key")
+    tokens = [uuid.uuid4().hex for _ in range(4)]
+    for token, context in zip(tokens, (None, TLS, stranger, friend)):
+        syslog(token, context)
+    assert eventually(lambda: received(tokens[3])), "a host of the stack is let in, the check below means something"
+    assert [received(token) for token in tokens[:3]] == ["", "", ""]
+
+
+@every_host
+def test_nothing_listens_beyond_what_is_meant(name):
+    sockets = HOSTS[name].check_output("ss -tulnH").splitlines()
+    listening = {line.split()[4].replace("[::1]", "127.0.0.1") for line in sockets}
+    outside = {address for address in listening if not address.startswith("127.0.0.")}
+    assert outside == ({f"{ADDRESS}:9090", f"{ADDRESS}:6514"} if name == "monitoring-server" else set())
+    assert {"127.0.0.1:8429", "127.0.0.1:9100"} <= listening
+
+
+@every_host
+def test_nothing_ever_listened_elsewhere(name):
+    journal = HOSTS[name].check_output("journalctl --no-pager -o cat")
+    addresses = set(re.findall(r'(?:Listening on"? address=|listen(?:ing)? on )"?([\d.\[\]:]+:\d+)', journal, re.I))
+    assert "127.0.0.1:9100" in addresses
+    assert all(address.startswith("127.0.0.1:") or address == f"{ADDRESS}:9090" for address in addresses), addresses
+    assert "Started victoria-metrics" not in journal
+
+
+@every_host
+def test_services_are_sandboxed(name):
+    units = HOSTS[name].check_output("systemctl list-units --plain --no-legend 'prometheus*' 'vmagent*' | cut -d' ' -f1").split()
+    assert {"vmagent.service", "prometheus-node-exporter.service"} <= set(units)
+    for unit in units:
+        HOSTS[name].run_expect([0], f"systemd-analyze security --no-pager --threshold=20 {unit}")
+
+
+@every_host
+def test_the_password_is_for_its_readers_alone(name):
+    host = HOSTS[name]
+    seen = [host.check_output(command) for command in (
+        "ps -eo args", "systemctl show '*' -p ExecStart -p Environment", "journalctl --no-pager",
+        "find /etc /run /var/lib -xdev -type f -perm -o=r -size -64k -exec cat {} + 2>/dev/null | tr -d '\\0'")]
+    assert not [index for index, text in enumerate(seen) if PASSWORD in text]
+
+
+def test_rules_do_what_they_say():
+    SERVER.run_expect([0], "promtool check config /etc/prometheus/prometheus.yml")
+    with open(os.path.join(os.path.dirname(__file__), "rules.yml"), encoding="utf-8") as rules:
+        SERVER.check_output(f"echo {base64.b64encode(rules.read().encode()).decode()} | base64 -d > /tmp/rules.yml")
+    result = SERVER.run("promtool test rules /tmp/rules.yml")
+    assert result.rc == 0, result.stdout + result.stderr
+
+
+def test_alerts_reach_alertmanager():
+    def watchdog():
+        return json.loads(SERVER.check_output("amtool --alertmanager.url=http://127.0.0.1:9093 -o json alert query alertname=Watchdog"))
+    assert eventually(watchdog)
+    assert not query('ALERTS{alertname=~"HostGone|AlertingBroken|MetricsDropped"}')
+
+
+def test_samples_of_an_outage_arrive_afterwards():
+    SERVER.check_output("systemctl stop prometheus")
+    time.sleep(10)
+    AGENT.check_output("systemctl restart vmagent")
+    time.sleep(10)
+    end = time.time()
+    SERVER.check_output("systemctl start prometheus")
+
+    def kept():
+        try:
+            found = query('count_over_time(node_load1{host="monitoring-trixie"}[20s])', end)
+        except OSError:
+            return False
+        return found and int(found[0]["value"][1]) >= 3
+    assert eventually(kept, 90), "four scrapes, of which the restart may cost one"
+
+
+def test_lines_of_an_outage_arrive_afterwards():
+    tokens = [uuid.uuid4().hex for _ in range(3)]
+    SERVER.check_output("systemctl stop rsyslog syslog.socket")
+    for token in tokens:
+        AGENT.check_output(f"logger -t shop {token}")
+        time.sleep(2)
+    AGENT.check_output("systemctl restart rsyslog")
+    SERVER.check_output("systemctl start syslog.socket rsyslog")
+    # TCP cannot tell that the first one went into a connection that was just closed.
+    assert all(eventually(lambda token=token: received(token, "monitoring-trixie")) for token in tokens[1:])
+
+
+@pytest.mark.parametrize("role, variables, messages", [
+    ("monitoring_agent", {}, ["add a host to the group monitoring", "monitoring_agent_log_host is empty"]),
+    ("monitoring_agent", {"monitoring_agent_remote_write_url": "http://x/", "monitoring_agent_remote_write_bearer_token": "t",
+                          "monitoring_agent_log_transport": "none"}, ["not https"]),
+    ("monitoring_agent", {"monitoring_agent_scrape_targets": [{"exporter": "apache"}]}, ["must be one of: nginx, mysqld"]),
+    ("monitoring_agent", {"monitoring_agent_log_files": [{"path": "log", "tag": "a/b"}]}, ["absolute paths, not log", "not a/b"]),
+    ("monitoring_server", {}, ["monitoring_server_password is empty", "monitoring_server_ca,", "monitoring_server_hosts is empty"]),
+    ("monitoring_server", {"monitoring_server_password": "ü" * 37}, ["at most 72 bytes"]),
+])
+def test_bad_input_is_refused_with_one_message(role, variables, messages, tmp_path):
+    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": [f"foobar.webstack.{role}"]}]
+    (tmp_path / "play.yml").write_text(json.dumps(play))
+    result = subprocess.run(
+        ["ansible-playbook", "--check", "-i", "localhost,", "-e", json.dumps(variables), "play.yml"],
+        cwd=tmp_path, capture_output=True, text=True)
+    output = re.sub(r"\s+", " ", result.stdout + result.stderr)
+    assert result.returncode == 2
+    assert "changed=0" in output
+    for message in messages:
+        assert message in output
