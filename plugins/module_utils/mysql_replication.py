@@ -221,11 +221,13 @@ def clone_obstacles(local, source, local_clone, source_clone, source_host):
     return problems
 
 
-def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss):
+def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss, half_cloned=False):
     """(method, reason, problems): clone, binlog or none; problems when neither is safe or possible."""
     schemas, errant = own_data(local, source, gaps)
     if is_virgin(local):
         need = 'this server is virgin'
+    elif half_cloned:
+        need = 'an earlier clone to this server failed after it had removed the data'
     elif gaps['missing_purged']:
         need = 'the source has purged transactions that this server lacks: %s' % gaps['missing_purged']
     elif errant:

@@ -159,21 +159,35 @@ def read_semi_sync(db):
 
 
 def read_clone(db):
-    """What CLONE compares between donor and recipient, and the size of the data where the account may see it."""
+    """What CLONE compares between donor and recipient, and the size of data and redo log where the account may see it."""
     plugins = db.rows("SELECT PLUGIN_NAME AS plugin, PLUGIN_LIBRARY AS so_file FROM information_schema.PLUGINS WHERE PLUGIN_STATUS = 'ACTIVE'")
     grants = ' '.join(next(iter(row.values())) for row in db.rows('SHOW GRANTS'))
     try:
-        size = number(db.value('SELECT SUM(FILE_SIZE) FROM information_schema.INNODB_TABLESPACES'))
+        size = number(db.value('SELECT SUM(FILE_SIZE) + @@GLOBAL.innodb_redo_log_capacity FROM information_schema.INNODB_TABLESPACES'))
     except ServerError as error:
         if error.errno not in DENIED:
             raise
         size = None
+    active = any(row['plugin'] == 'clone' for row in plugins)
     return {
-        'plugin': any(row['plugin'] == 'clone' for row in plugins),
+        'plugin': active,
+        'half_cloned': active and half_cloned(db),
         'plugins': {row['plugin']: row['so_file'] for row in plugins if row['so_file']},
         'backup_admin': 'BACKUP_ADMIN' in grants or 'ALL PRIVILEGES' in grants,
         'bytes': size,
     }
+
+
+def half_cloned(db):
+    """Whether the last clone to this server failed after it had removed the old data: gtid_executed still speaks of that data."""
+    try:
+        return bool(db.value(
+            "SELECT COUNT(*) FROM performance_schema.clone_status s JOIN performance_schema.clone_progress p ON p.ID = s.ID"
+            " WHERE s.STATE = 'Failed' AND p.STAGE = 'DROP DATA' AND p.STATE = 'Completed'"))
+    except ServerError as error:
+        if error.errno not in DENIED:
+            raise
+        return False
 
 
 def gtid_gaps(db, peer, peer_uuid, received='', pause=0.5):

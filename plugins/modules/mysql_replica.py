@@ -347,7 +347,8 @@ class Replica:
         source['gtid'].update(executed=gaps['executed'], purged=gaps['purged'])
         local_clone = dict(mysql_server.read_clone(self.db), libraries=self.libraries())
         obstacles = mysql_replication.clone_obstacles(local, source, local_clone, source_clone, p['source_host'])
-        method, reason, unsafe = mysql_replication.decide_seed(p['seed'], local, source, channel, gaps, obstacles, p['allow_data_loss'])
+        method, reason, unsafe = mysql_replication.decide_seed(
+            p['seed'], local, source, channel, gaps, obstacles, p['allow_data_loss'], local_clone['half_cloned'])
         problems += unsafe
         if method == 'clone':
             problems += mysql_replication.space_problems(source_clone['bytes'], self.room(local, local_clone))
@@ -410,17 +411,20 @@ class Replica:
         left = self.relay_only(channel, gaps)
         if not left:
             return
-        if channel['io_state'] != 'OFF':
-            self.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (self.name,))
-        deadline = time.monotonic() + self.params['timeout']
-        while left and time.monotonic() < deadline:
-            if channel['sql_state'] != 'ON' or channel['delay']:
-                break
-            self.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 2)', (left,))
-            channel = self.channel()
-            left = self.relay_only(channel, gaps)
+        stopped = False
+        if channel['sql_state'] == 'ON' and not channel['delay']:
+            if channel['io_state'] != 'OFF':
+                self.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (self.name,))
+                stopped = True
+            deadline = time.monotonic() + self.params['timeout']
+            while left and channel['sql_state'] == 'ON' and time.monotonic() < deadline:
+                self.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 1)', (left,))
+                channel = self.channel()
+                left = self.relay_only(channel, gaps)
         if left and not self.params['allow_data_loss']:
-            self.fail('the channel was not changed, its receiver is stopped: only its relay log holds %s, and changing it would drop them. '
+            if stopped:
+                self.db.change('START REPLICA IO_THREAD FOR CHANNEL %s', (self.name,))
+            self.fail('the channel was not changed: only its relay log holds %s, and changing it would drop them. '
                       'Let the applier apply them (START REPLICA SQL_THREAD), or set allow_data_loss' % left)
 
     def relay_only(self, channel, gaps):
@@ -528,7 +532,12 @@ class Replica:
                 self.db.change('SET GLOBAL super_read_only = ON')
             now = mysql_server.read_server(self.db)
             lost = sorted(set(before['user_schemas']) - set(now['user_schemas']))
-            state = 'its old data is gone (%s), it is empty' % ', '.join(lost) if lost else 'its data is as before'
+            if mysql_replication.is_virgin(before):
+                state = 'it is empty, as before'
+            elif mysql_server.read_clone(self.db)['half_cloned']:
+                state = 'its old data is gone%s, do not use it as it is' % (' (%s)' % ', '.join(lost) if lost else '')
+            else:
+                state = 'its data is as before'
             if now['channels']:
                 state += ', its channels are stopped'
         except mysql.ServerError as again:
