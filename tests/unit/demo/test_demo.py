@@ -216,6 +216,11 @@ def test_environment():
     assert db.from_environment({"DB_WRITER_HOST": "writer", "DB_READER_HOST": "reader", "APP_HOST": "app1"})._host == "app1"
 
 
+def test_missing_ca_is_a_problem_of_the_database():
+    book = db.from_environment({"DB_WRITER_HOST": "writer", "DB_SSL_CA": "/nowhere/ca.crt"})
+    assert book.ready() == {"writer": {"ok": False, "error": 2026}, "reader": {"ok": False, "error": 2026}}
+
+
 @pytest.mark.parametrize(
     "key, name, text, wrong",
     [

@@ -221,6 +221,13 @@ def from_environment(environment=None):
 
     def connector(role):
         def connect():
+            try:
+                return open_connection()
+            except OSError as problem:
+                # A CA that is missing or broken: not PyMySQL's own error.
+                raise pymysql.err.OperationalError(2026, f"TLS cannot be set up: {problem}") from problem
+
+        def open_connection():
             return pymysql.connect(
                 host=environment[f"DB_{role}_HOST"],
                 port=int(environment.get(f"DB_{role}_PORT", "3306")),
