@@ -99,9 +99,11 @@ def explain(where, user, errno, message):
         detail = re.sub(r'^.*certificate verify failed:?\s*', '', message).split(' (_ssl')[0].rstrip(")'\" ")
         return "the certificate of %s is not trusted: %s" % (where, detail or message)
     if errno == 1698 or (errno == 1045 and where.startswith('/')):
-        return "%s refuses the account '%s': run as the system user that auth_socket wants (become), or check login_user and login_password (%s)" % (where, user, message)
+        return "%s refuses the account '%s': run as the system user that auth_socket wants (become), or check login_user and login_password (%s)" % (
+            where, user, message)
     if errno == 1045:
-        return "%s refuses the account '%s': wrong password, no such account for this host, or it demands TLS or a client certificate (%s)" % (where, user, message)
+        return "%s refuses the account '%s': wrong password, no such account for this host, or it demands TLS or a client certificate (%s)" % (
+            where, user, message)
     if errno == 1130:
         return "%s has no account for this host (%s)" % (where, message)
     if errno == 3159:

@@ -145,10 +145,9 @@ def pair_problems(local, source, options):
     if series(source) > series(local):
         problems.append('%s is version %s and this server %s: a replica must not be older than its source, upgrade this server first'
                         % (options['source'], source['version'], local['version']))
-    others = [channel for channel in source['channels']]
-    if others and not options['allow_chain']:
+    if source['channels'] and not options['allow_chain']:
         problems.append('%s is itself a replica of %s: name the primary as source_host, or set allow_chain'
-                        % (options['source'], ', '.join(channel['source_host'] for channel in others)))
+                        % (options['source'], ', '.join(channel['source_host'] for channel in source['channels'])))
     if any(row['server_uuid'] == source['server_uuid'] for row in local['replicas']):
         problems.append('%s follows this server: a circle' % options['source'])
     elif local['replicas'] and not options['allow_chain']:
@@ -244,7 +243,8 @@ def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss, 
         if not allow_data_loss:
             problems.append(loss_text(schemas, errant))
     elif server_state(local) == 'writable' and not follows(channel, source) and not allow_data_loss:
-        problems.append('this server accepts writes and holds data (%s): it may be the primary. If it is not, SET GLOBAL super_read_only=ON there first, or set allow_data_loss'
+        problems.append('this server accepts writes and holds data (%s): it may be the primary. '
+                        'If it is not, SET GLOBAL super_read_only=ON there first, or set allow_data_loss'
                         % ', '.join(local['user_schemas'] or ['transactions of other servers']))
     if not need:
         return ('none' if channel else 'binlog'), "the source's binary logs bring this server up to date", problems

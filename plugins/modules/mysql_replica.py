@@ -9,11 +9,12 @@ module: mysql_replica
 short_description: Make a MySQL server a replica, and keep it one
 version_added: 1.0.0
 description:
-  - Declares a replication channel (GTID, auto-position) of the server that the module logs in to. What differs is changed, the channel is stopped only for that, and the complete TLS settings are given each time.
+  - Declares a replication channel (GTID, auto-position) of the server that the module logs in to. What differs is changed,
+    the channel is stopped only for that, and the complete TLS settings are given each time.
   - Looks at both servers first and lists everything that speaks against the pair in one message, before anything is changed.
   - Seeds the server by C(CLONE) where the source's binary logs cannot bring it up to date. Never overwrites data that only this server has, unless told to.
 author:
-  - The foobar.webstack developers
+  - The foobar.webstack developers (@foobar)
 extends_documentation_fragment:
   - foobar.webstack.mysql
 options:
@@ -39,7 +40,8 @@ options:
   source_user:
     description:
       - Account on the source, with the privileges REPLICATION SLAVE, REPLICATION CLIENT, and BACKUP_ADMIN for seeding. Required for O(state=started).
-      - With SHOW DATABASES a schema that only this server has stops a clone too, even if no transaction tells of it; with PROCESS the disk space is compared before a clone.
+      - With SHOW DATABASES a schema that only this server has stops a clone too, even if no transaction tells of it;
+        with PROCESS the disk space is compared before a clone.
       - The channel, the clone and the module's own checks of the source log in with it.
     type: str
   source_password:
@@ -84,14 +86,17 @@ options:
     type: int
     default: 0
   read_only:
-    description: Whether to switch C(super_read_only) on while this server is a replica. The runtime value only; the configuration file decides about the next boot.
+    description:
+      - Whether to switch C(super_read_only) on while this server is a replica.
+      - The runtime value only; the configuration file decides about the next boot.
     type: bool
     default: true
   seed:
     description:
-      - V(auto), a virgin server, and one that lacks transactions that the source has purged from its binary logs, is seeded by C(CLONE); any other catches up from the binary logs.
-      - A virgin server is cloned even where the source has purged nothing, because binary logs do not tell what the data files held before them, and two fresh installations
-        create the same accounts twice, which stops replication.
+      - V(auto), a virgin server, and one that lacks transactions that the source has purged from its binary logs, is seeded by C(CLONE);
+        any other catches up from the binary logs.
+      - A virgin server is cloned even where the source has purged nothing, because binary logs do not tell what the data files held before them,
+        and two fresh installations create the same accounts twice, which stops replication.
       - V(clone), as V(auto), and a server that does not follow this source yet is always cloned. A replica that can catch up is left alone.
       - V(never), a virgin server starts from the binary logs where the source has purged nothing, on your word that they are complete since its installation;
         any other server that needs seeding is refused.
@@ -99,7 +104,9 @@ options:
     choices: [auto, clone, never]
     default: auto
   allow_data_loss:
-    description: Whether data that only this server has may be overwritten. Without it such a server is refused, and its schemas and errant transactions are named.
+    description:
+      - Whether data that only this server has may be overwritten.
+      - Without it such a server is refused, and its schemas and errant transactions are named.
     type: bool
     default: false
   allow_chain:
@@ -560,8 +567,8 @@ class Replica:
             if not failure and channel['io_state'] == 'ON' and channel['sql_state'] == 'ON':
                 break
             if time.monotonic() > deadline:
-                self.fail('the channel from %s did not connect within %s s: %s' % (
-                    self.source_name, p['timeout'], channel['io_error']['message'] or 'receiver %s, applier %s' % (channel['io_state'], channel['sql_state'])), channel=channel)
+                state = channel['io_error']['message'] or 'receiver %s, applier %s' % (channel['io_state'], channel['sql_state'])
+                self.fail('the channel from %s did not connect within %s s: %s' % (self.source_name, p['timeout'], state), channel=channel)
             time.sleep(0.2)
         if p['wait'] == 'caught_up' and not p['delay']:
             self.wait_caught_up(deadline)

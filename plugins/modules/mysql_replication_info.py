@@ -9,18 +9,20 @@ module: mysql_replication_info
 short_description: One view of a MySQL server's place in replication
 version_added: 1.0.0
 description:
-  - Says what a MySQL server is in replication, in the same words for every server - role, data, GTID sets, channels, followers, semi-synchronous replication, and problems.
+  - Says what a MySQL server is in replication, in the same words for every server -
+    role, data, GTID sets, channels, followers, semi-synchronous replication, and problems.
   - Reads only. The account needs REPLICATION CLIENT, REPLICATION SLAVE, SHOW DATABASES and SELECT on C(performance_schema).
   - Meant for deciding which host is the primary, for health checks, and before every change of the topology.
 author:
-  - The foobar.webstack developers
+  - The foobar.webstack developers (@foobar)
 extends_documentation_fragment:
   - foobar.webstack.mysql
 options:
   fail_on_unreachable:
     description:
       - Whether a server that cannot be asked is a failure.
-      - With V(false) the result is RV(reachable=false), RV(state) is V(unreachable) or V(absent), and RV(reason) says why; so a play can look at all servers before it decides.
+      - With V(false) the result is RV(reachable=false), RV(state) is V(unreachable) or V(absent),
+        and RV(reason) says why; so a play can look at all servers before it decides.
     type: bool
     default: true
   peer:
@@ -245,7 +247,9 @@ channels:
       description: GTID set that was received and is not applied yet; empty when all is applied.
       type: str
     lag_seconds:
-      description: How far the data is behind the source; V(0) when all that was received is applied, null when not known because the receiver or the applier is not running.
+      description:
+        - How far the data is behind the source; V(0) when all that was received is applied.
+        - Null when not known, because the receiver or the applier is not running.
       type: float
 replicas:
   description: Servers that follow this one now.
@@ -274,7 +278,9 @@ semi_sync:
       description: Whether this server as a source waits for acknowledgements.
       type: bool
     source_active:
-      description: Whether it does so now; V(false) after it fell back to asynchronous. With RV(semi_sync.clients) V(0) an active source only waits for its timeout.
+      description:
+        - Whether it does so now; V(false) after it fell back to asynchronous.
+        - With RV(semi_sync.clients) V(0) an active source only waits for its timeout.
       type: bool
     clients:
       description: Semi-synchronous replicas connected.

@@ -105,7 +105,8 @@ def test_healthy_servers_have_no_problems():
     (server(offline_mode=True), 'offline_mode'),
     (replica(read_only=False, super_read_only=False), 'accepts writes'),
     (replica(super_read_only=False), 'privileged accounts can write'),
-    (replica(channels=[channel(io_state='CONNECTING', io_error={'errno': 1045, 'message': 'Access denied'})]), 'not connected to db1:3306: Access denied (1045)'),
+    (replica(channels=[channel(io_state='CONNECTING', io_error={'errno': 1045, 'message': 'Access denied'})]),
+     'not connected to db1:3306: Access denied (1045)'),
     (replica(channels=[channel(io_state='OFF')]), 'receiver of the channel from db1:3306 is stopped'),
     (replica(channels=[channel(io_state='CONNECTING')]), 'is connecting'),
     (replica(channels=[channel(sql_state='OFF', sql_error={'errno': 1062, 'message': 'Duplicate'})]), 'applier of the channel failed: Duplicate (1062)'),
@@ -154,7 +155,8 @@ def test_every_violation_in_one_list():
     local = server(B, server_id=1, binlog_format='MIXED', log_replica_updates=False, gtid={'mode': 'OFF'}, version='8.4.9', version_tuple=(8, 4, 9))
     source = server(A, binlog_format='STATEMENT', log_bin=False, channels=[channel(source_host='db3', source_uuid=C)])
     text = ' | '.join(pair(local, source))
-    for part in ('same server_id 1', 'this server runs with binlog_format=MIXED', 'db1:3306 runs with binlog_format=STATEMENT', 'this server runs with log_replica_updates=OFF',
+    for part in ('same server_id 1', 'this server runs with binlog_format=MIXED', 'db1:3306 runs with binlog_format=STATEMENT',
+                 'this server runs with log_replica_updates=OFF',
                  'gtid_mode=OFF', 'no binary log', 'must not be older', 'itself a replica of db3'):
         assert part in text
 
@@ -190,8 +192,8 @@ def test_option_problems():
 CLONE = {'plugin': True, 'plugins': {'clone': 'mysql_clone.so'}, 'backup_admin': True, 'bytes': None, 'libraries': {'mysql_clone.so'}}
 
 
-def obstacles(local=None, source=None, here=CLONE, there=CLONE, host='db1'):
-    return ' | '.join(rules.clone_obstacles(local or server(B), source or server(A), here, there, host))
+def obstacles(local=None, source=None, here=None, there=None, host='db1'):
+    return ' | '.join(rules.clone_obstacles(local or server(B), source or server(A), here or CLONE, there or CLONE, host))
 
 
 def test_clone_obstacles():

@@ -157,8 +157,10 @@ class FakeMySQL:
         io_error, sql_error = (self.broken or {}).get('io', (0, '')), (self.broken or {}).get('sql', (0, ''))
         return {
             'Channel_Name': '', 'Source_Host': c['SOURCE_HOST'], 'Source_Port': c['SOURCE_PORT'], 'Source_User': c['SOURCE_USER'], 'Source_UUID': A,
-            'Replica_IO_Running': 'Yes' if c['running'] and not io_error[0] else 'No', 'Replica_SQL_Running': 'Yes' if c['running'] and not sql_error[0] else 'No',
-            'Auto_Position': 1, 'Source_SSL_Allowed': 'Yes' if c['SOURCE_SSL'] else 'No', 'Source_SSL_CA_File': c['SOURCE_SSL_CA'], 'Source_SSL_Cert': c['SOURCE_SSL_CERT'],
+            'Replica_IO_Running': 'Yes' if c['running'] and not io_error[0] else 'No',
+            'Replica_SQL_Running': 'Yes' if c['running'] and not sql_error[0] else 'No',
+            'Auto_Position': 1, 'Source_SSL_Allowed': 'Yes' if c['SOURCE_SSL'] else 'No',
+            'Source_SSL_CA_File': c['SOURCE_SSL_CA'], 'Source_SSL_Cert': c['SOURCE_SSL_CERT'],
             'Source_SSL_Key': c['SOURCE_SSL_KEY'], 'Source_SSL_Verify_Server_Cert': 'Yes' if c['SOURCE_SSL_VERIFY_SERVER_CERT'] else 'No',
             'Last_IO_Errno': io_error[0], 'Last_IO_Error': io_error[1], 'Last_SQL_Errno': sql_error[0], 'Last_SQL_Error': sql_error[1],
             'Connect_Retry': c['SOURCE_CONNECT_RETRY'], 'Source_Retry_Count': c['SOURCE_RETRY_COUNT'], 'SQL_Delay': c['SOURCE_DELAY'],
@@ -213,7 +215,7 @@ class Lab:
             patch.setattr('ansible.module_utils.basic.AnsibleModule.fail_json', fail)
             with pytest.raises(Exit):
                 module.main()
-        assert PASSWORD not in str({key: value for key, value in result.items()})
+        assert PASSWORD not in str(result)
         return result
 
 
@@ -253,7 +255,8 @@ def test_info_of_semi_sync(lab):
     lab.local.schemas = ['app']
     lab.local.variables.update(rpl_semi_sync_source_enabled='ON', rpl_semi_sync_source_timeout='10000', rpl_semi_sync_source_wait_for_replica_count='1',
                                rpl_semi_sync_source_wait_point='AFTER_SYNC', rpl_semi_sync_source_wait_no_replica='ON')
-    lab.local.status = {'Rpl_semi_sync_source_status': 'OFF', 'Rpl_semi_sync_source_clients': '0', 'Rpl_semi_sync_source_yes_tx': '7', 'Rpl_semi_sync_source_no_tx': '1'}
+    lab.local.status = {'Rpl_semi_sync_source_status': 'OFF',
+                        'Rpl_semi_sync_source_clients': '0', 'Rpl_semi_sync_source_yes_tx': '7', 'Rpl_semi_sync_source_no_tx': '1'}
     result = info(lab)
     assert result['semi_sync']['source_enabled'] and result['semi_sync']['source_active'] is False and result['semi_sync']['yes_tx'] == 7
     assert result['semi_sync']['replica_enabled'] is None and result['semi_sync']['timeout_ms'] == 10000
