@@ -179,6 +179,8 @@ def option_problems(options):
         problems.append('source_password has %s characters; MySQL takes 32 at most for a channel' % len(options['source_password']))
     if len(options['source_user']) > 32:
         problems.append('source_user has %s characters; MySQL takes 32 at most' % len(options['source_user']))
+    if options['source_ssl'] and options['source_ssl_verify'] and not options['source_ssl_ca']:
+        problems.append('source_ssl_verify needs source_ssl_ca: name the CA file, or set source_ssl_verify=false')
     return problems
 
 

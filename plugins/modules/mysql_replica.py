@@ -22,7 +22,7 @@ options:
     description:
       - V(started), the channel is as declared and runs.
       - V(stopped), the channel's threads do not run; its settings stay as they are.
-      - V(absent), the channel does not exist.
+      - V(absent), the channel does not exist; C(super_read_only) stays as it is.
     type: str
     choices: [started, stopped, absent]
     default: started
@@ -63,7 +63,9 @@ options:
     description: Key of O(source_ssl_cert).
     type: path
   source_ssl_verify:
-    description: Whether the source's certificate must be valid and carry the name O(source_host). The clone itself verifies the CA alone, MySQL offers no more.
+    description:
+      - Whether the source's certificate must be valid and carry the name O(source_host). Needs O(source_ssl_ca).
+      - The clone itself verifies the CA alone, MySQL offers no more.
     type: bool
     default: true
   get_source_public_key:
@@ -336,16 +338,18 @@ class Replica:
 
     def judge(self, local, channel):
         p = self.params
-        options = {'source': self.source_name, 'source_user': p['source_user'], 'source_password': p['source_password'], 'allow_chain': p['allow_chain']}
-        problems = mysql_replication.option_problems(options)
+        options = {'source': self.source_name, 'allow_chain': p['allow_chain']}
+        problems = mysql_replication.option_problems(p)
+        if problems:
+            self.refuse(problems)
         try:
             self.source_db = self.connect_source()
             source = mysql_server.read_server(self.source_db)
             source_clone = mysql_server.read_clone(self.source_db)
         except mysql.ServerError as error:
             # The source cannot be asked: say what can be said about this server.
-            self.refuse(problems + ['the source: %s' % error] + mysql_replication.setting_problems('this server', local))
-        problems += mysql_replication.pair_problems(local, source, options)
+            self.refuse(['the source: %s' % error] + mysql_replication.setting_problems('this server', local))
+        problems = mysql_replication.pair_problems(local, source, options)
         if local['server_uuid'] == source['server_uuid']:
             self.refuse(problems)
 
@@ -471,6 +475,9 @@ class Replica:
         for channel in mysql_server.read_channels(self.db):
             self.db.change('STOP REPLICA FOR CHANNEL %s', (channel['name'],))
             self.db.change('RESET REPLICA ALL FOR CHANNEL %s', (channel['name'],))
+        # The clone may have taken longer than an idle connection lives.
+        self.source_db.close()
+        self.source_db = self.connect_source()
         self.result['seed'].update(bytes=int(self.db.value('SELECT COALESCE(SUM(DATA), 0) FROM performance_schema.clone_progress')),
                                    seconds=round(time.monotonic() - start, 1))
 

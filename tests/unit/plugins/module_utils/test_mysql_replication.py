@@ -138,7 +138,7 @@ def test_peer_problems():
 
 # -- pairs
 
-OPTIONS = {'source': 'db1:3306', 'source_user': 'repl', 'source_password': 'x', 'allow_chain': False}
+OPTIONS = {'source': 'db1:3306', 'allow_chain': False}
 
 
 def pair(local, source, **options):
@@ -182,9 +182,12 @@ def test_server_id_zero():
 
 
 def test_option_problems():
-    assert rules.option_problems(OPTIONS) == []
-    assert '33 characters' in rules.option_problems(dict(OPTIONS, source_password='p' * 33))[0]
-    assert rules.option_problems(dict(OPTIONS, source_user='u' * 33))
+    options = {'source_user': 'repl', 'source_password': 'x', 'source_ssl': True, 'source_ssl_ca': '/ca.crt', 'source_ssl_verify': True}
+    assert rules.option_problems(options) == []
+    assert '33 characters' in rules.option_problems(dict(options, source_password='p' * 33))[0]
+    assert rules.option_problems(dict(options, source_user='u' * 33))
+    assert 'source_ssl_ca' in rules.option_problems(dict(options, source_ssl_ca=None))[0]
+    assert rules.option_problems(dict(options, source_ssl_ca=None, source_ssl_verify=False)) == []
 
 
 # -- seeding
