@@ -52,7 +52,7 @@ def gone():
     yield kill
     for name in killed:
         subprocess.run(["docker", "start", name], check=True, capture_output=True)
-        assert lab.wait_for(lambda name=name: lab.on(name).run("systemctl is-system-running").stdout in ("running", "degraded"), seconds=60)
+        assert lab.wait_for(lambda name=name: lab.on(name).run("systemctl is-system-running").stdout.strip() in ("running", "degraded"), seconds=60)
     assert lab.wait_for(lambda: len(holders()) == 1 and answers(), seconds=60)
 
 

@@ -124,7 +124,7 @@ class Endpoint:
 
 def identify(cursor):
     """(server, everything it has executed)"""
-    cursor.execute("SELECT COALESCE(NULLIF(@@report_host, ''), @@hostname), @@global.read_only, @@global.gtid_executed")
+    cursor.execute("SELECT @@hostname, @@global.read_only, @@global.gtid_executed")
     name, read_only, executed = cursor.fetchone()
     return Server(name, not read_only), (executed or "").replace("\n", "")
 
