@@ -295,7 +295,7 @@ def play(host, **variables):
     return subprocess.run(
         ["ansible-playbook", "-vvv", "--diff", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", host.backend.get_hostname(),
          "-e", json.dumps(variables), os.path.join(os.environ["MOLECULE_SCENARIO_DIRECTORY"], "converge.yml")],
-        capture_output=True, text=True, check=False)
+        capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_broken_configuration_is_refused_and_the_old_one_serves(host):
