@@ -214,7 +214,8 @@ def fetch(source, work):
         raise BuildError(f"app_source.type is {kind!r}: write directory, archive or git")
     unknown = set(source) - known[kind] - {"type", "exclude"}
     if unknown:
-        raise BuildError(f"app_source has {', '.join(sorted(unknown))}, which mean nothing to type {kind}: it takes {', '.join(sorted(known[kind] | {'exclude'}))}")
+        takes = ", ".join(sorted(known[kind] | {"exclude"}))
+        raise BuildError(f"app_source has {', '.join(sorted(unknown))}, which mean nothing to type {kind}: it takes {takes}")
 
     path = os.path.abspath(os.path.expanduser(str(source.get("path") or "")))
     if kind == "directory":

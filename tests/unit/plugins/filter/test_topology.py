@@ -73,7 +73,9 @@ def test_stage2_fits_and_has_no_vip():
     assert result["webstack"]["public_addresses"] == ["198.19.0.11"]
 
 
-@pytest.mark.parametrize("value", ['foo"bar.com', "foo$bar.com", "{{ x }}", "foo bar.com", "foo%.com", "Foobar.com", "com", "-a.com", 7, ["a.com"], "", "foobar.com\n"])
+@pytest.mark.parametrize(
+    "value", ['foo"bar.com', "foo$bar.com", "{{ x }}", "foo bar.com", "foo%.com", "Foobar.com", "com", "-a.com", 7, ["a.com"], "", "foobar.com\n"]
+)
 def test_a_domain_that_is_none(value):
     problems = judge(stage4(), 4, webstack_domain=value)["problems"]
     assert len([problem for problem in problems if problem.startswith("webstack_domain")]) == 1
