@@ -63,6 +63,21 @@ def unreachable_state(local, mysqld, data):
     return 'absent' if local and not mysqld and not data else 'unreachable'
 
 
+# Milliseconds that a commit waits for a replica, from which the policy is lossless.
+LOSSLESS = 3600000
+
+
+def semi_sync_state(server, semi_sync):
+    """What a commit on this server gets: off, active (a replica has it), degraded (nobody else has it), waiting (it hangs until a replica comes)."""
+    if not semi_sync['source_enabled'] or server_role(server) != 'primary':
+        return 'off'
+    if (semi_sync['clients'] or 0) >= (semi_sync['wait_for_count'] or 1):
+        return 'active' if semi_sync['source_active'] else 'degraded'
+    if semi_sync['source_active'] and (semi_sync['timeout_ms'] or 0) >= LOSSLESS and semi_sync['wait_no_replica']:
+        return 'waiting'
+    return 'degraded'
+
+
 def channel_name(channel):
     return "channel '%s'" % channel['name'] if channel['name'] else 'the channel'
 
@@ -84,7 +99,10 @@ def server_problems(server, semi_sync=None, peer=None):
     for channel in server['channels']:
         problems += channel_problems(channel)
     if role == 'primary' and semi_sync and semi_sync['source_enabled']:
-        if not semi_sync['source_active']:
+        if semi_sync_state(server, semi_sync) == 'waiting':
+            problems.append('commits wait: no replica is connected and the policy is lossless. Bring a replica back, '
+                            'or go on without one: SET GLOBAL rpl_semi_sync_source_timeout = 1000 (until mysqld restarts)')
+        elif not semi_sync['source_active']:
             problems.append('semi-synchronous replication is enabled and has fallen back to asynchronous: an acknowledged write may exist on this server alone')
         elif (semi_sync['clients'] or 0) < (semi_sync['wait_for_count'] or 1):
             problems.append('semi-synchronous replication waits for %s replica(s) and %s is connected: writes block up to %s ms'

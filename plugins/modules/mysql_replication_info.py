@@ -274,6 +274,12 @@ semi_sync:
   returned: when reachable
   type: dict
   contains:
+    state:
+      description:
+        - What a commit on a primary gets. V(active), a replica has it; V(degraded), nobody else may have it;
+          V(waiting), it hangs until a replica is connected, because the policy is lossless.
+        - V(off) without semi-synchronous replication and on servers that are no primary.
+      type: str
     source_enabled:
       description: Whether this server as a source waits for acknowledgements.
       type: bool
@@ -369,6 +375,7 @@ def look(db, user):
     if blind:
         raise mysql.ServerError(blind)
     semi_sync = mysql_server.read_semi_sync(db)
+    semi_sync['state'] = mysql_replication.semi_sync_state(server, semi_sync)
     result = {key: server[key] for key in PUBLIC}
     result.update(
         reachable=True,

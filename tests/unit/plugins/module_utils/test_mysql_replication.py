@@ -129,6 +129,23 @@ def test_semi_sync_problems(semi_sync, expected):
     assert expected in text and bool(text) == bool(expected)
 
 
+@pytest.mark.parametrize('changes, role, expected', [
+    ({}, 'primary', 'active'),
+    ({'source_enabled': None}, 'primary', 'off'),
+    ({}, 'replica', 'off'),
+    ({'source_active': False}, 'primary', 'degraded'),
+    ({'clients': 0}, 'primary', 'waiting'),
+    ({'clients': 0, 'wait_no_replica': False, 'source_active': False}, 'primary', 'degraded'),
+    ({'clients': 0, 'timeout_ms': 1000}, 'primary', 'degraded'),
+    ({'wait_for_count': 2}, 'primary', 'waiting'),
+])
+def test_semi_sync_state(changes, role, expected):
+    semi_sync = dict({'source_enabled': True, 'source_active': True, 'clients': 1, 'wait_for_count': 1, 'timeout_ms': 4294967295, 'wait_no_replica': True}, **changes)
+    one = server(user_schemas=['app']) if role == 'primary' else replica()
+    assert rules.semi_sync_state(one, semi_sync) == expected
+    assert ('lossless' in words(one, semi_sync)) == (expected == 'waiting')
+
+
 def test_peer_problems():
     assert 'cannot be asked: refused' in words(replica(), None, {'reachable': False, 'reason': 'refused'})
     peer = dict(gaps(errant=B + ':1', missing_purged=A + ':4'), reachable=True)

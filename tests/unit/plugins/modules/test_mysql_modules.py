@@ -234,7 +234,7 @@ def test_info_of_a_virgin_server(lab):
     result = info(lab)
     assert (result['state'], result['role'], result['reachable'], result['problems'], result['changed']) == ('virgin', 'detached', True, [], False)
     assert result['version_tuple'] == (9, 7, 4) and result['gtid']['executed'] == B + ':1' and result['gtid']['own_uuid_only']
-    assert set(result['semi_sync'].values()) == {None}
+    assert result['semi_sync'].pop('state') == 'off' and set(result['semi_sync'].values()) == {None}
     assert info(lab, _ansible_check_mode=True)['state'] == 'virgin'
 
 
@@ -260,7 +260,7 @@ def test_info_of_semi_sync(lab):
     result = info(lab)
     assert result['semi_sync']['source_enabled'] and result['semi_sync']['source_active'] is False and result['semi_sync']['yes_tx'] == 7
     assert result['semi_sync']['replica_enabled'] is None and result['semi_sync']['timeout_ms'] == 10000
-    assert 'fallen back' in result['problems'][0]
+    assert 'fallen back' in result['problems'][0] and result['semi_sync']['state'] == 'degraded'
 
 
 def test_info_peer_names_errant_transactions(lab):
