@@ -101,7 +101,7 @@ def server_problems(server, semi_sync=None, peer=None):
     if role == 'primary' and semi_sync and semi_sync['source_enabled']:
         if semi_sync_state(server, semi_sync) == 'waiting':
             problems.append('commits wait: no replica is connected and the policy is lossless. Bring a replica back, '
-                            'or go on without one: SET GLOBAL rpl_semi_sync_source_timeout = 1000 (until mysqld restarts)')
+                            'or go on without one until it is back: SET GLOBAL rpl_semi_sync_source_wait_no_replica=OFF')
         elif not semi_sync['source_active']:
             problems.append('semi-synchronous replication is enabled and has fallen back to asynchronous: an acknowledged write may exist on this server alone')
         elif (semi_sync['clients'] or 0) < (semi_sync['wait_for_count'] or 1):
