@@ -221,6 +221,14 @@ class Server:
         self.queries.append(shown(sql, args))
         return self._execute(sql, args)
 
+    def session(self):
+        """This connection's id, as KILL takes it."""
+        return self.connection.thread_id()
+
+    def patience(self, seconds):
+        """How long an answer may take from now on; the driver has no public way to change it."""
+        self.connection._read_timeout = self.connection._write_timeout = seconds
+
     def close(self):
         try:
             self.connection.close()
