@@ -125,10 +125,34 @@ def test_double_submit_is_written_once(stack):
 
 
 def test_connection_lost_in_commit(stack):
+    """Committed before it was lost: the next attempt finds its own key."""
     book, writer, _reader, clock = stack
     writer.script = [None, "committed, then lost"]
     written = book.add(ENTRY)
     assert written.created is False and len(writer.table) == 1 and writer.connections == 2 and clock.now < 0.2
+
+
+@pytest.mark.parametrize("problem", [2013, 2006, 1053, 1317, 1927, 3032, 3169, 1290, 1792, 1836])
+def test_refused_or_lost_before_the_commit(stack, problem):
+    """Each attempt has a connection of its own."""
+    book, writer, _reader, clock = stack
+    writer.script = [None, problem, None, problem, problem]
+    written = book.add(ENTRY)
+    assert written.created and len(writer.table) == 1 and writer.connections == 4 and clock.now < 0.5
+
+
+def test_connection_lost_in_commit_and_the_new_primary_does_not_have_it(stack):
+    book, writer, _reader, _clock = stack
+    new = Server("db2", 0)
+    writer.script = [None, "committed, then lost"]
+    lost = writer.connect
+
+    def connect():
+        return lost() if writer.connections == 0 else new.connect()
+
+    book.writer._connect = connect
+    written = book.add(ENTRY)
+    assert written.created and written.server.name == "db2" and list(new.table) == [KEY]
 
 
 def test_waits_for_a_new_primary(stack):
@@ -161,6 +185,32 @@ def test_wrong_password_is_not_retried(stack):
     assert clock.now == 0
 
 
+def test_read_whose_replica_went_away(stack):
+    """Once more on another connection."""
+    book, _writer, reader, clock = stack
+    book.page()
+    reader.script = [2013]
+    assert book.page().server.name == "db2" and reader.connections == 2 and clock.now == 0
+
+
+def test_read_waits_for_any_server(stack):
+    book, writer, reader, clock = stack
+    writer.script, reader.script = [2003] * 4, [2003] * 4
+    assert book.page().server.name == "db2" and 0 < clock.now < 1
+
+
+def test_read_does_not_go_back_to_the_primary_of_a_moment_ago(stack):
+    """Its kept connection may live a little longer than its role."""
+    book, writer, reader, clock = stack
+    book.page(db.ANYTHING)
+    new, old = Server("db2", 0, writer.table), Server("db1", 1, {})
+    kept = book.writer._thread.connection
+    kept.server = old
+    book.writer._connect = new.connect
+    assert book.page(db.ANYTHING).server.name == "db2" and kept.closed and clock.now < 0.2
+    assert reader.connections == 0
+
+
 @pytest.mark.parametrize("how", ["behind", "away"])
 def test_reads_from_the_writer_when_the_reader_cannot(stack, how):
     book, _writer, reader, _clock = stack
@@ -174,14 +224,13 @@ def test_reads_from_the_writer_when_the_reader_cannot(stack, how):
 
 
 def test_reads_what_the_reader_has_when_the_writer_is_away(stack):
-    book, writer, reader, _clock = stack
+    book, writer, reader, clock = stack
     book.add(ENTRY)
     reader.behind = True
-    writer.script = [2013, 2003]
+    writer.script = [2013] + [2003] * 100
     page = book.page("uuid:1-5")
-    assert page.server.name == "db2" and page.stale
-    writer.script, reader.script = [2003], [2003]
-    book.writer.drop()
+    assert page.server.name == "db2" and page.stale and clock.now <= db.READ_PATIENCE
+    reader.script = [2003] * 100
     book.reader.drop()
     with pytest.raises(db.Problem):
         book.page("uuid:1-5")

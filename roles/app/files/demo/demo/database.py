@@ -11,11 +11,12 @@ CONNECT_TIMEOUT = 2
 QUERY_TIMEOUT = 5
 CONNECTION_AGE = 60  # seconds; so that replicas that came back get their share
 WRITE_PATIENCE = 5  # seconds; a planned switch-over is shorter
+READ_PATIENCE = 2
 WAIT_FOR_REPLICA = 0.3  # seconds
 ANYTHING = "*"  # instead of a GTID set: only the writer surely has it
 
 # The connection is gone, or the server is on its way up or down.
-LOST = {0, 1040, 1047, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2002, 2003, 2006, 2013, 2055, 3032, 4031}
+LOST = {0, 1040, 1047, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 3032, 3169, 4031}
 # This server does not write (any more): another one does, or soon will.
 READ_ONLY = {1290, 1792, 1836}
 # An earlier attempt of the same write still holds its lock.
@@ -139,24 +140,29 @@ class Database:
         self._clock = clock
         self._sleep = sleep
 
-    def _patiently(self, work, patience):
+    def _patiently(self, attempt, patience):
+        """Again and again while the problem is one that passes: another connection may lead to a server that can."""
         deadline = self._clock() + patience
         pause = 0.05
         while True:
             try:
-                return self.writer.run(work)
+                return attempt()
             except Problem as problem:
                 if not transient(problem) or self._clock() + pause > deadline:
                     raise
             self._sleep(pause)
-            pause = min(pause * 2, 0.5)
+            pause = min(pause * 2, 0.25)
 
     def migrate(self, patience=30):
         """Create what is missing."""
-        self._patiently(lambda cursor: cursor.execute(SCHEMA), patience)
+        self._patiently(lambda: self.writer.run(lambda cursor: cursor.execute(SCHEMA)), patience)
 
     def add(self, entry):
-        """Write an entry once, whatever happens to the connection on the way: the next attempt finds what an earlier one has committed."""
+        """Write an entry once, whatever happens on the way.
+
+        Refused, or lost before the commit: nothing is written, the next attempt does it. Lost during the commit: nobody knows, so the next attempt
+        comes with the same key, and finds what an earlier one has committed.
+        """
 
         def work(cursor):
             created = True
@@ -171,32 +177,42 @@ class Database:
                     raise Conflict from None
             return Written(*identify(cursor), created)
 
-        return self._patiently(work, WRITE_PATIENCE)
+        return self._patiently(lambda: self.writer.run(work), WRITE_PATIENCE)
 
     def page(self, seen="", limit=50):
-        """The newest entries: from the reader as soon as it has `seen`, else from the writer, else from the reader as it is."""
+        """The newest entries: from the reader as soon as it has `seen`, else from the writer, else, after a while, from the reader as it is."""
 
-        def fetch(cursor, wait=False):
-            if wait:
-                cursor.execute("SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)", (seen, WAIT_FOR_REPLICA))
-                if cursor.fetchone()[0] != 0:
-                    raise Behind
+        def fetch(cursor):
             cursor.execute("SELECT id, name, text, host, at FROM entries ORDER BY number DESC LIMIT %s", (limit,))
             rows = cursor.fetchall()
             return Page([dict(zip(("id", "name", "text", "host", "at"), row)) for row in rows], identify(cursor)[0])
 
-        reader_answers = True
-        if seen != ANYTHING:
-            try:
-                return self.reader.run(lambda cursor: fetch(cursor, wait=bool(seen)))
-            except Behind:
-                pass
-            except Problem as problem:
-                reader_answers = code(problem) not in LOST
+        def from_reader(cursor):
+            if seen:
+                cursor.execute("SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)", (seen, WAIT_FOR_REPLICA))
+                if cursor.fetchone()[0] != 0:
+                    raise Behind
+            return fetch(cursor)
+
+        def from_writer(cursor):
+            page = fetch(cursor)
+            if not page.server.writable:
+                # The primary of a moment ago: what this visitor has seen may be on the new one.
+                raise pymysql.err.OperationalError(1290, "the writer does not write any more")
+            return page
+
+        def attempt():
+            if seen != ANYTHING:
+                try:
+                    return self.reader.run(from_reader)
+                except (Behind, Problem):
+                    pass
+            return self.writer.run(from_writer)
+
         try:
-            return self.writer.run(fetch)
+            return self._patiently(attempt, READ_PATIENCE)
         except Problem:
-            if not reader_answers or not seen:
+            if not seen:
                 raise
             page = self.reader.run(fetch)
             return Page(page.entries, page.server, stale=True)
