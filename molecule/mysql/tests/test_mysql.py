@@ -183,3 +183,119 @@ def test_nothing_to_complain_about_in_the_error_log(hosts):
     # MY-013129 is how 9.7 tells of the clear-text connection that a test above made.
     assert [line for line in log.splitlines() if '[ERROR]' in line and 'MY-013129' not in line] == []
     assert 'deprecated' not in log
+
+
+# -- The role keeper; what follows restarts servers.
+
+def writable(host):
+    return host.run("mysql --batch --skip-column-names --execute 'SELECT @@GLOBAL.read_only'").stdout.strip() == '0'
+
+
+def keeper_says(host, text):
+    return wait_for(lambda: text in host.check_output('journalctl --unit mysql-role-keeper --output cat --lines 3'))
+
+
+def test_role_keeper_is_sandboxed_and_its_password_is_not_for_others(hosts):
+    host = hosts[PRIMARY]
+    level = host.run('systemd-analyze security mysql-role-keeper.service | tail -1').stdout
+    assert float(level.split(': ')[1].split()[0]) <= 2, level
+    file = host.file('/etc/mysql-role-keeper.json')
+    assert (file.user, file.group, file.mode) == ('root', 'mysql-role-keeper', 0o640)
+
+
+def test_durability_of_a_pair(hosts):
+    assert sql(hosts[PRIMARY], 'SELECT @@rpl_semi_sync_source_timeout, @@rpl_semi_sync_source_wait_no_replica').split() == ['1000', '0']
+    # Also without a write: the keeper ends the asynchronous phase.
+    assert wait_for(lambda: sql(hosts[PRIMARY], "SHOW STATUS LIKE 'Rpl_semi_sync_source_status'").split()[-1:] == ['ON'])
+
+
+def test_the_cluster_admin_needs_a_client_certificate(hosts, addresses):
+    options = '--ssl-mode=VERIFY_IDENTITY --ssl-ca=/etc/webstack/pki/ca.crt'
+    certificate = ' --ssl-cert=/etc/webstack/pki/host.crt --ssl-key=/etc/webstack/pki/host.key'
+    query = 'SHOW REPLICA STATUS; SET GLOBAL super_read_only = @@GLOBAL.super_read_only'
+    for source in hosts.values():
+        for address in addresses.values():
+            refused = client(source, address, query, options, 'cluster_admin', 'for the tests')
+            assert refused.rc != 0 and 'Access denied' in refused.stderr
+            done = client(source, address, query, options + certificate, 'cluster_admin', 'for the tests')
+            assert done.rc == 0, done.stderr
+    assert client(hosts[REPLICA], addresses[PRIMARY], 'SELECT * FROM site.entry', options + certificate, 'cluster_admin', 'for the tests').rc != 0
+
+
+def test_a_killed_primary_takes_its_role_back(hosts):
+    hosts[PRIMARY].check_output('systemctl kill --signal=KILL mysql.service')
+    assert wait_for(lambda: writable(hosts[PRIMARY]))
+    assert keeper_says(hosts[PRIMARY], 'primary')
+
+
+def test_all_servers_killed_at_once(hosts):
+    for host in hosts.values():
+        host.check_output('systemctl kill --signal=KILL mysql.service')
+    assert wait_for(lambda: writable(hosts[PRIMARY]))
+    assert not writable(hosts[REPLICA])
+
+
+def test_half_of_a_pair_is_no_majority(hosts):
+    hosts[REPLICA].check_output('systemctl stop mysql.service')
+    try:
+        hosts[PRIMARY].check_output('systemctl kill --signal=KILL mysql.service')
+        assert keeper_says(hosts[PRIMARY], 'read-only: 1 of 2 servers can be asked')
+        assert not writable(hosts[PRIMARY])
+    finally:
+        hosts[REPLICA].check_output('systemctl start mysql.service')
+    assert wait_for(lambda: writable(hosts[PRIMARY]))
+
+
+def test_read_only_by_hand_stays_so_until_mysqld_starts_again(hosts):
+    host = hosts[PRIMARY]
+    sql(host, 'SET GLOBAL super_read_only = ON')
+    host.check_output('systemctl restart mysql-role-keeper.service')
+    assert keeper_says(host, 'someone made it so')
+    assert not writable(host)
+    host.check_output('systemctl kill --signal=KILL mysql.service')
+    assert wait_for(lambda: writable(host))
+
+
+def test_the_lock_of_a_switchover_keeps_the_role_from_changing(hosts):
+    host = hosts[PRIMARY]
+    holder = hosts[REPLICA].check_output("mysql --execute \"SELECT GET_LOCK('webstack_primary', 0); DO SLEEP(60)\" > /dev/null & echo $!")
+    try:
+        host.check_output('systemctl kill --signal=KILL mysql.service')
+        assert keeper_says(host, 'the lock is held on %s by root@localhost' % REPLICA)
+        assert not writable(host)
+    finally:
+        hosts[REPLICA].check_output('kill %s', holder)
+    assert wait_for(lambda: writable(host))
+
+
+FOLLOW = (
+    'import json, sys, pymysql\n'
+    'password = json.load(open("/etc/mysql-role-keeper.json"))["password"]\n'
+    'server = pymysql.connect(unix_socket="/run/mysqld/mysqld.sock", user="root").cursor()\n'
+    'server.execute("SET GLOBAL super_read_only = ON")\n'
+    'server.execute("CHANGE REPLICATION SOURCE TO SOURCE_HOST=%s, SOURCE_USER=\'replication\', SOURCE_PASSWORD=%s, SOURCE_AUTO_POSITION=1,'
+    ' SOURCE_SSL=1, SOURCE_SSL_CA=\'/etc/webstack/pki/ca.crt\', SOURCE_SSL_VERIFY_SERVER_CERT=1, SOURCE_CONNECT_RETRY=1,'
+    ' SOURCE_RETRY_COUNT=86400", (sys.argv[1], password))\n'
+    'server.execute("START REPLICA")\n')
+
+
+def test_a_frozen_primary_that_was_replaced_fences_itself(hosts, addresses):
+    old, new = hosts[PRIMARY], hosts[REPLICA]
+    assert wait_for(lambda: sql(old, 'SHOW REPLICAS'))
+    time.sleep(3)  # the keeper has seen who follows
+    old.check_output('systemctl kill --signal=STOP mysql.service')
+    try:
+        sql(new, 'STOP REPLICA; SET GLOBAL read_only = OFF; RESET REPLICA ALL')
+    finally:
+        old.check_output('systemctl kill --signal=CONT mysql.service')
+    assert keeper_says(old, 'read-only, %s is the primary' % REPLICA)
+    assert sql(old, 'SELECT @@super_read_only, @@offline_mode').split() == ['1', '0']
+    assert writable(new)
+    # A reboot does not bring it back either.
+    old.check_output('systemctl restart mysql.service')
+    assert keeper_says(old, 'read-only, %s is the primary' % REPLICA)
+    assert not writable(old)
+    # Nothing was written: the pair can be put back.
+    new.check_output('python3 -c %s %s', FOLLOW, addresses[PRIMARY])
+    assert wait_for(lambda: writable(old)), 'followed again, and started since it was writable'
+    assert not writable(new)
