@@ -258,7 +258,7 @@ def test_read_only_by_hand_stays_so_until_mysqld_starts_again(hosts):
 
 def test_the_lock_of_a_switchover_keeps_the_role_from_changing(hosts):
     host = hosts[PRIMARY]
-    holder = hosts[REPLICA].check_output("mysql --execute \"SELECT GET_LOCK('webstack_primary', 0); DO SLEEP(60)\" > /dev/null & echo $!")
+    holder = hosts[REPLICA].check_output("mysql --execute \"SELECT GET_LOCK('webstack_primary', 0); DO SLEEP(60)\" > /dev/null 2>&1 < /dev/null & echo $!")
     try:
         host.check_output('systemctl kill --signal=KILL mysql.service')
         assert keeper_says(host, 'the lock is held on %s by root@localhost' % REPLICA)
