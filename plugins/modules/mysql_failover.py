@@ -1,0 +1,519 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The foobar.webstack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mysql_failover
+short_description: Make a replica the primary when the primary is dead
+version_added: 1.0.0
+description:
+  - Refuses while the primary answers, and while a replica still hears from it, because a network problem on the way from here is no death.
+  - Lets all replicas apply everything that they received, makes the most advanced one the primary and lets the others follow it.
+  - Says whether a write that was acknowledged can have been lost. Anything but V(none) needs O(allow_data_loss).
+  - A refusal leaves the replicas as they were.
+author:
+  - The foobar.webstack developers (@foobar)
+extends_documentation_fragment:
+  - foobar.webstack.mysql_cluster
+options:
+  new_primary:
+    description: Name of the server that becomes the primary. By default the one that received most; with equals the first in O(servers).
+    type: str
+  primary:
+    description: Name of the dead primary. By default the server that the replicas follow.
+    type: str
+  allow_data_loss:
+    description: Whether to go on when RV(acked_loss) is not V(none).
+    type: bool
+    default: false
+  fenced:
+    description:
+      - Your word that the old primary is stopped and does not come back by itself.
+      - With it no time is spent on waiting for a mysqld that something restarts, and a replica whose receiver was stopped by hand is no obstacle.
+    type: bool
+    default: false
+  accept_unfenced:
+    description:
+      - Whether to go on when nothing keeps the old primary from acknowledging writes, should it be alive behind a broken network.
+      - Not needed with lossless semi-synchronous replication while enough replicas answer. All of them leave the old primary, which then can complete no write.
+    type: bool
+    default: false
+  apply_timeout:
+    description: Seconds that the replicas may take to apply what they received.
+    type: int
+    default: 60
+  confirm_probes:
+    description: How often the primary is tried before it counts as dead.
+    type: int
+    default: 3
+  confirm_interval:
+    description: Seconds between two attempts, and the least that each waits for an answer.
+    type: float
+    default: 0.5
+attributes:
+  check_mode:
+    support: full
+    description: Confirms the death and judges the loss, and says in RV(actions) what would be done.
+  diff_mode:
+    support: none
+notes:
+  - Any answer of the primary is a sign of life, "too many connections" and "access denied" too. A server that accepts a connection and never speaks is frozen, and dead.
+  - A refused connection means that only mysqld is dead. It gets three seconds to come back, unless O(fenced) is true, because a supervisor restarts it.
+  - RV(acked_loss=none) relies on all servers having the same semi-synchronous settings, and on the old primary not having been
+    told to go on without a replica (C(rpl_semi_sync_source_wait_no_replica=OFF)) while no replica was connected.
+  - What the old primary did not send to anyone before it died was not acknowledged under lossless replication, but it may be in its data.
+    M(foobar.webstack.mysql_replica) finds such transactions when it returns.
+seealso:
+  - module: foobar.webstack.mysql_switchover
+  - module: foobar.webstack.mysql_replica
+"""
+
+EXAMPLES = r"""
+- name: The primary is dead, let a replica take over
+  foobar.webstack.mysql_failover:
+    servers:
+      - {name: db1, host: 192.0.2.11}
+      - {name: db2, host: 192.0.2.12}
+      - {name: db3, host: 192.0.2.13}
+    login_password: "{{ cluster_admin_password }}"
+    ca_cert: /etc/webstack/pki/ca.crt
+    client_cert: /etc/webstack/pki/host.crt
+    client_key: /etc/webstack/pki/host.key
+    source_user: replication
+    source_password: "{{ replication_password }}"
+    source_ssl_ca: /etc/webstack/pki/ca.crt
+"""
+
+RETURN = r"""
+old_primary:
+  description: Name of the dead primary.
+  returned: always
+  type: str
+new_primary:
+  description: Name of the new primary; null when there is none.
+  returned: always
+  type: str
+acked_loss:
+  description:
+    - V(none), every write that a client was told of is on the new primary.
+    - V(possible), the last ones may be missing.
+    - V(unknown), it cannot be told.
+  returned: when it was judged, else null
+  type: str
+acked_loss_reason:
+  description: Why.
+  returned: when it was judged, else null
+  type: str
+fenced:
+  description: Whether the old primary can no longer acknowledge a write.
+  returned: when it was judged, else null
+  type: bool
+fenced_reason:
+  description: Why.
+  returned: when it was judged, else null
+  type: str
+actions:
+  description: What was done, or in check mode would be done, in order.
+  returned: always
+  type: list
+  elements: str
+phases:
+  description: What the time was spent on.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The phase.
+      type: str
+    ms:
+      description: Milliseconds.
+      type: float
+unavailable_ms:
+  description: Milliseconds from the start of the module until the new primary accepted writes; null when none does.
+  returned: always
+  type: float
+received:
+  description: Per server, the transactions that it had received from the old primary.
+  returned: always
+  type: dict
+executed:
+  description: Per server, the transactions that it had executed before the new primary was opened.
+  returned: always
+  type: dict
+problems:
+  description: Everything that speaks against it when it was refused; else what is left to do.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import signal
+import time
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_cluster, mysql_replication, mysql_server
+from ansible_collections.foobar.webstack.plugins.module_utils.mysql_cluster import RESTART_GRACE, Refusal, Stop, ms
+
+RECEIVER = (
+    'SELECT s.SERVICE_STATE AS state, s.COUNT_RECEIVED_HEARTBEATS AS heartbeats, s.LAST_ERROR_NUMBER AS errno, c.HEARTBEAT_INTERVAL AS period,'
+    ' CAST(s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP AS CHAR) AS last_queued,'
+    " IF(GREATEST(s.LAST_HEARTBEAT_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP) < '1971-01-01', NULL, TIMESTAMPDIFF(MICROSECOND,"
+    ' GREATEST(s.LAST_HEARTBEAT_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP), NOW(6)) / 1000000) AS silence'
+    ' FROM performance_schema.replication_connection_status s JOIN performance_schema.replication_connection_configuration c USING (CHANNEL_NAME)'
+    ' WHERE s.CHANNEL_NAME = %s')
+
+
+class Failover(mysql_cluster.Cluster):
+    """One run: nothing is changed before the death is confirmed and the loss is judged; the receivers are put back when it then cannot go on."""
+
+    def __init__(self, params, check_mode=False):
+        super().__init__(params, check_mode)
+        self.old = self.chosen = self.resumed = None
+        self.replicas = []
+        self.stopped = []
+        self.result.update(acked_loss=None, acked_loss_reason=None, fenced=None, fenced_reason=None, unavailable_ms=None, received={}, executed={})
+
+    def run(self):
+        p = self.params
+        problems = mysql_cluster.option_problems(p, {'new_primary': p['new_primary'], 'primary': p['primary']})
+        if p['new_primary'] and p['new_primary'] == p['primary']:
+            problems.append('new_primary and primary are both %s' % p['primary'])
+        if problems:
+            raise Refusal(problems)
+        with self.phase('look'):
+            self.connect()
+            self.read()
+            finished = self.judge()
+        if finished:
+            return finished
+        with self.phase('confirm'):
+            self.confirm()
+        with self.phase('lock'):
+            self.lock()
+        self.judge_loss()
+        if self.check_mode:
+            self.plan()
+            return '%s is dead, a replica can become the primary' % self.old
+        try:
+            with self.phase('stop receivers'):
+                self.stop_receivers()
+            with self.phase('apply'):
+                self.choose()
+                self.fetch()
+            self.still_dead()
+            with self.phase('open'):
+                self.promote()
+        except (Stop, mysql.ServerError) as error:
+            self.put_back()
+            raise Stop('no server was promoted: %s. The replicas follow %s as before' % (error, self.old)) from error
+        self.finish()
+        return '%s is the primary' % self.chosen
+
+    # -- judgement
+
+    def judge(self):
+        """The dead one and its replicas; a text when there is nothing to do."""
+        p = self.params
+        if not self.reached():
+            raise Refusal(['%s cannot be asked: %s' % (view['name'], view['error']) for view in self.views])
+        name, problems = (p['primary'], []) if p['primary'] else mysql_cluster.derive_primary(self.views)
+        if problems:
+            raise Refusal(problems)
+        self.old = self.node(name)
+        self.result['old_primary'] = name
+        if self.old.db and not self.old.error:
+            raise Refusal(['%s answers%s; while it lives, use mysql_switchover' % (
+                name, '' if mysql_cluster.writable(self.view(name)) else ' and is read-only, its role keeper decides whether it is the primary')])
+        alive = mysql_cluster.alive_text(name, self.old.error)
+        if alive:
+            raise Refusal([alive])
+        mine = [node for node in self.reached() if mysql_cluster.followed(self.view(node.name), self.views) == name]
+        others = [node for node in self.reached() if mysql_cluster.writable(self.view(node.name))]
+        if len(others) > 1:
+            raise Refusal(['two servers accept writes: %s' % ' and '.join(str(node) for node in others)])
+        if others and others[0] not in mine:
+            if p['new_primary'] in (None, others[0].name):
+                self.result['new_primary'] = others[0].name
+                return '%s is the primary already, %s is not' % (others[0], name)
+            raise Refusal(['%s accepts writes and is the primary: use mysql_switchover' % others[0]])
+        # An earlier failover opened it and was broken off.
+        self.resumed = others[0] if others else None
+        self.replicas = mine
+        problems = mysql_cluster.view_problems(self.views)
+        if not mine:
+            problems.append('no server that answers follows %s' % name)
+        wanted = self.node(p['new_primary']) if p['new_primary'] else self.resumed
+        if wanted and wanted not in mine:
+            problems.append('%s %s' % (wanted, 'does not follow %s' % name if wanted in self.reached() else
+                                       'cannot be asked: %s' % self.view(wanted.name)['error']))
+        elif wanted:
+            if self.resumed and wanted is not self.resumed:
+                problems.append('%s accepts writes already' % self.resumed)
+            problems += mysql_cluster.version_problems([self.view(node.name) for node in mine], self.view(wanted.name))
+        if problems:
+            raise Refusal(problems)
+        return ''
+
+    def receiver(self, node):
+        return node.db.row(RECEIVER, (mysql_cluster.channel(self.view(node.name))['name'],))
+
+    def confirm(self):
+        """From here and from the replicas."""
+        p = self.params
+        if self.resumed:
+            return
+        before = {node.name: self.receiver(node) for node in self.replicas}
+        refused_until = None
+        count = 0
+        while True:
+            start = time.monotonic()
+            verdict = mysql_cluster.probe(self.old.host, self.old.port, max(p['confirm_interval'], 0.2))
+            count += 1
+            if verdict == 'answers':
+                raise Refusal(['%s answers again' % self.old])
+            if verdict == 'refused' and refused_until is None and not p['fenced']:
+                refused_until = self.started + RESTART_GRACE
+            verdicts = {node.name: self.verdict(node, before) for node in self.replicas}
+            pending = 'wait' in verdicts.values()
+            if count >= p['confirm_probes'] and time.monotonic() >= (refused_until or 0) and not pending:
+                break
+            time.sleep(max(0.05, start + p['confirm_interval'] - time.monotonic()))
+        for node in self.replicas:
+            if verdicts[node.name] == 'force':
+                verdicts[node.name] = self.force(node)
+        if not p['fenced'] and 'dead' not in verdicts.values():
+            raise Refusal(['the receiver of %s was stopped by hand, so no replica can confirm that %s is dead: START REPLICA there, '
+                           'or stop %s and set fenced' % (', '.join(verdicts), self.old, self.old)])
+
+    def verdict(self, node, before):
+        now = self.receiver(node)
+        verdict = mysql_cluster.receiver_verdict(before[node.name], now and dict(now, period=float(now['period']), silence=None if now['silence'] is None else float(now['silence'])))
+        if verdict == 'alive':
+            raise Refusal(['%s hears from %s: the network between here and %s is broken, not the server' % (node, self.old, self.old)])
+        return verdict
+
+    def force(self, node):
+        """A new connection tells at once what rare heartbeats tell late."""
+        name = mysql_cluster.channel(self.view(node.name))['name']
+        node.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (name,))
+        node.db.change('START REPLICA IO_THREAD FOR CHANNEL %s', (name,))
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            if self.receiver(node)['state'] == 'ON':
+                raise Refusal(['%s connects to %s: the network between here and %s is broken, not the server' % (node, self.old, self.old)])
+            time.sleep(0.1)
+        return 'dead'
+
+    def judge_loss(self):
+        p = self.params
+        replicas = []
+        for node in self.replicas:
+            view = self.view(node.name)
+            seen = self.receiver(node)
+            replicas.append({
+                'name': node.name,
+                'lossless': mysql_cluster.lossless(view['semi_sync']),
+                'wait_for_count': view['semi_sync']['wait_for_count'] or 1,
+                'semi_sync': bool(view['semi_sync']['replica_active']),
+                'recovery': mysql_server.on(node.db.variables('relay_log_recovery')['relay_log_recovery']),
+                'contact': seen['silence'] is not None,
+            })
+        unreachable = [node.name for node in self.nodes if node not in self.replicas and node is not self.old]
+        loss, why = mysql_cluster.loss_verdict(replicas, unreachable)
+        fenced, how = mysql_cluster.fence_verdict(p['fenced'], replicas, unreachable)
+        self.result.update(acked_loss=loss, acked_loss_reason=why, fenced=fenced, fenced_reason=how)
+        problems = []
+        if loss != 'none' and not p['allow_data_loss'] and not self.resumed:
+            problems.append('acknowledged writes: loss %s, because %s; allow_data_loss goes on' % (loss, why))
+        if not fenced and not p['accept_unfenced'] and not self.resumed:
+            problems.append('%s is not fenced: %s; stop it and set fenced, or set accept_unfenced' % (self.old, how))
+        if problems:
+            raise Refusal(problems)
+
+    def plan(self):
+        name = self.params['new_primary'] or max(
+            self.replicas, key=lambda node: len(self.ahead(node, {other: self.have(other) for other in self.replicas}))).name
+        self.act('%s applies what it received and accepts writes' % name)
+        for node in self.replicas:
+            if node.name != name:
+                self.act('%s follows %s' % (node, name))
+
+    # -- changes
+
+    def stop_receivers(self):
+        self.stopped = list(self.replicas)
+        found = self.parallel({node.name: lambda node=node: node.db.change(
+            'STOP REPLICA IO_THREAD FOR CHANNEL %s', (mysql_cluster.channel(self.view(node.name))['name'],)) for node in self.replicas})
+        for error in found.values():
+            if isinstance(error, mysql.ServerError):
+                raise error
+
+    def put_back(self):
+        for node in self.stopped:
+            try:
+                node.persist(lambda db, node=node: db.change('START REPLICA FOR CHANNEL %s', (mysql_cluster.channel(self.view(node.name))['name'],)), 3)
+            except mysql.ServerError as error:
+                self.result['problems'].append(str(error))
+
+    @staticmethod
+    def have(node):
+        """Executed and received."""
+        links = mysql_server.read_channels(node.db)
+        received = links[0]['received'] if links else ''
+        executed = (node.db.value('SELECT @@GLOBAL.gtid_executed') or '').replace('\n', '')
+        return executed, received
+
+    def ahead(self, node, have):
+        """Names of the others that have nothing of the cluster's that this one lacks."""
+        mine = ','.join(part for part in have[node] if part)
+        return [other for other in have if other is not node and not self.common(
+            node.db.value('SELECT GTID_SUBTRACT(%s, %s)', (','.join(part for part in have[other] if part), mine)), other)]
+
+    def common(self, gtids, node):
+        """Without the ones that this server made itself, behind the primary's back."""
+        return mysql_replication.gtid_without((gtids or '').replace('\n', ''), self.view(node.name)['server']['server_uuid'])
+
+    def choose(self):
+        """Applied first, then compared: what only a relay log holds is lost by the next change of its channel."""
+        p = self.params
+        have = {node: self.have(node) for node in self.replicas}
+        self.result['received'] = {node.name: have[node][1] for node in self.replicas}
+        # In the order of servers; max keeps the first of equals.
+        best = max(self.replicas, key=lambda node: len(self.ahead(node, have)))
+        self.chosen = self.node(p['new_primary']) if p['new_primary'] else self.resumed or best
+        deadline = time.monotonic() + p['apply_timeout']
+        found = self.parallel({node.name: lambda node=node: self.apply(node, have[node][1], deadline) for node in self.replicas})
+        self.have_now = {node: self.have(node) for node in self.replicas}
+        self.result['executed'] = {node.name: self.have_now[node][0] for node in self.replicas}
+        for node in self.replicas:
+            failed = found[node.name]
+            # One that could not apply everything is harmless when the chosen one has it all.
+            if failed and (node is self.chosen or self.lacks(node)):
+                raise Stop(str(failed))
+            if failed:
+                self.result['problems'].append(str(failed))
+
+    def lacks(self, other):
+        """What the chosen one has not executed, of all that another one has."""
+        return self.common(self.chosen.db.value('SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed)', (
+            ','.join(part for part in self.have_now[other] if part),)), other)
+
+    def apply(self, node, received, deadline):
+        """'' or what went wrong."""
+        name = mysql_cluster.channel(self.view(node.name))['name']
+        node.db.change('START REPLICA SQL_THREAD FOR CHANNEL %s', (name,))
+        while node.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 0.5)', (received,)) != 0:
+            link = mysql_server.read_channels(node.db)[0]
+            if link['sql_error']['errno'] and link['sql_state'] == 'OFF':
+                return '%s cannot apply what it received: %s (%s)' % (node, link['sql_error']['message'], link['sql_error']['errno'])
+            if time.monotonic() > deadline:
+                return '%s did not apply what it received within %s s: %s' % (node, self.params['apply_timeout'], link['queue'])
+        return ''
+
+    def fetch(self):
+        """A chosen one that another is ahead of takes the rest from there."""
+        for other in self.replicas:
+            lacking = other is not self.chosen and self.lacks(other)
+            if not lacking:
+                continue
+            self.act('%s fetches %s from %s' % (self.chosen, lacking, other))
+            self.follow(self.chosen, other)
+            try:
+                if self.chosen.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 10)', (lacking,)) != 0:
+                    raise Stop('%s did not get %s from %s' % (self.chosen, lacking, other))
+            except (Stop, mysql.ServerError):
+                self.follow(self.chosen, self.old)
+                raise
+
+    def still_dead(self):
+        if not self.resumed and mysql_cluster.probe(self.old.host, self.old.port, 0.3) == 'answers':
+            raise Stop('%s answers again' % self.old)
+
+    def promote(self):
+        name = mysql_cluster.channel(self.view(self.chosen.name))['name']
+        chosen = self.chosen
+        chosen.db.change('STOP REPLICA FOR CHANNEL %s', (name,))
+        others = [node for node in self.replicas if node is not chosen]
+        errant = {node.name: self.errant(node) for node in others}
+        for node in others:
+            if errant[node.name]:
+                self.result['problems'].append('%s was left alone, it has transactions that %s lacks: %s; save them and seed it again'
+                                               % (node, chosen, errant[node.name]))
+        self.followers = [node for node in others if not errant[node.name]]
+        lossless = mysql_cluster.lossless(self.semi_sync(chosen))
+        if self.semi_sync(chosen)['source_enabled'] is not None and not self.resumed:
+            self.wait_no_replica(chosen, False)
+        # Before it opens, so that its first write is acknowledged by a replica.
+        found = self.parallel({node.name: lambda node=node: self.follow(node, chosen) for node in self.followers})
+        self.result['problems'] += [str(error) for error in found.values() if error]
+        self.strict = bool(lossless and self.followers and self.await_clients(chosen, 1.5))
+        self.forward = True
+        if not self.resumed:
+            self.open(chosen)
+        # From here on nothing is put back.
+        self.stopped = []
+        self.result.update(new_primary=chosen.name, unavailable_ms=ms(self.started))
+        self.act('%s applied what it had received and accepts writes' % chosen)
+        for node in self.followers:
+            if not found[node.name]:
+                self.act('%s follows %s' % (node, chosen))
+
+    def errant(self, node):
+        return (self.chosen.db.value('SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed)', (self.have(node)[0],)) or '').replace('\n', '')
+
+    def finish(self):
+        chosen = self.chosen
+        with self.phase('verify'):
+            try:
+                chosen.db.change('RESET REPLICA ALL FOR CHANNEL %s', (mysql_cluster.channel(self.view(chosen.name))['name'],))
+                if mysql_cluster.lossless(self.semi_sync(chosen)) and not self.strict:
+                    self.strict = bool(self.followers) and self.await_clients(chosen, 5)
+                    if not self.strict:
+                        self.result['problems'].append('%s acknowledges writes without a replica: none is connected as a semi-synchronous one yet' % chosen)
+                self.result['problems'] += self.verify(chosen, [node.name for node in self.followers])
+            except mysql.ServerError as error:
+                self.result['problems'].append(str(error))
+        for view in self.views:
+            if view['error']:
+                self.result['problems'].append('%s cannot be asked: when it is back, make it a replica of %s (mysql_replica)' % (view['name'], chosen))
+
+
+def main():
+    spec = mysql_cluster.argument_spec()
+    spec.update(
+        new_primary=dict(type='str'),
+        primary=dict(type='str'),
+        allow_data_loss=dict(type='bool', default=False),
+        fenced=dict(type='bool', default=False),
+        accept_unfenced=dict(type='bool', default=False),
+        apply_timeout=dict(type='int', default=60),
+        confirm_probes=dict(type='int', default=3),
+        confirm_interval=dict(type='float', default=0.5),
+    )
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    if mysql.PYMYSQL_ERROR:
+        module.fail_json(msg=missing_required_lib('PyMySQL'), exception=mysql.PYMYSQL_ERROR)
+    run = Failover(module.params, module.check_mode)
+
+    def interrupted(number, frame):
+        if not getattr(run, 'forward', False):
+            raise Stop('stopped by signal %s' % number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    try:
+        message = run.run()
+    except Refusal as error:
+        module.fail_json(msg='no failover, nothing was changed: %s' % error, **dict(run.result, problems=error.problems))
+    except (Stop, mysql.ServerError) as error:
+        module.fail_json(msg=str(error), **run.result)
+    finally:
+        run.close()
+    module.exit_json(msg=message, **run.result)
+
+
+if __name__ == '__main__':
+    main()
