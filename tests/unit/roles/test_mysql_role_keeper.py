@@ -172,6 +172,8 @@ class Server(keeper.Server):
             return [self.holder]
         if 'COMMAND IN' in sql:
             return [{'id': 7}]
+        if 'Binlog Dump' in sql:
+            return [{'id': 9}] if args[0] else []
         self.done.append(sql % args if args else sql)
         if sql == 'SET GLOBAL read_only = OFF':
             self.state['read_only'] = False
@@ -282,6 +284,17 @@ def test_a_pair_remembers_who_followed(make):
     one.peers['b'].state.update(read_only=False, sources=[])
     one.tick()
     assert changes(one)[0] == 'SET GLOBAL offline_mode = ON'
+
+
+def test_the_connection_of_a_dead_replica_is_ended_once(make, monkeypatch):
+    one = make(primary(), b=peer(), c=dict(DEAD))
+    one.peers['c'].address = '198.51.100.43'
+    now = [100.0]
+    monkeypatch.setattr(keeper.time, 'monotonic', lambda: now[0])
+    for second in range(30):
+        now[0] += 1
+        one.tick()
+        assert changes(one) == ['KILL 9'] * (second > keeper.DEAD_AFTER)
 
 
 def test_speaks_once(make, capsys):
