@@ -357,10 +357,11 @@ class Node:
         db.patience(PATIENCE)
         return db
 
-    def connect(self):
+    def connect(self, spare=False):
         try:
             self.db = self.login()
-            self.aux = self.login()
+            # To end what the first one waits for.
+            self.aux = self.login() if spare else None
         except mysql.ServerError as error:
             self.error = error
 
@@ -435,8 +436,8 @@ class Cluster:
 
     # -- looking
 
-    def connect(self):
-        self.parallel({node.name: node.connect for node in self.nodes})
+    def connect(self, spare=False):
+        self.parallel({node.name: lambda node=node: node.connect(spare) for node in self.nodes})
 
     def lock(self):
         """On every server that answers; who has it is named."""

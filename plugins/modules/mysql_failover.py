@@ -267,7 +267,8 @@ class Failover(mysql_cluster.Cluster):
             return
         before = {node.name: self.receiver(node) for node in self.replicas}
         refused_until = None
-        count = 0
+        # The login was the first attempt.
+        count = 1
         while True:
             start = time.monotonic()
             verdict = mysql_cluster.probe(self.old.host, self.old.port, max(p['confirm_interval'], 0.2))

@@ -143,6 +143,8 @@ from ansible_collections.foobar.webstack.plugins.module_utils.mysql_cluster impo
 
 # The part of the pause that may go by before writes have come to rest.
 FENCE_SHARE = 0.9
+# Seconds to wait for a moment in which the new primary is close behind.
+SETTLE = 3.0
 HOLDERS = (
     'SELECT DISTINCT t.PROCESSLIST_ID AS id, t.PROCESSLIST_USER AS user, t.PROCESSLIST_HOST AS host, t.PROCESSLIST_TIME AS seconds'
     ' FROM performance_schema.metadata_locks m JOIN performance_schema.threads t ON t.THREAD_ID = m.OWNER_THREAD_ID'
@@ -174,7 +176,7 @@ class Switchover(mysql_cluster.Cluster):
     def run(self):
         self.check_options()
         with self.phase('preflight'):
-            self.connect()
+            self.connect(spare=True)
             self.lock()
             self.read()
             self.judge()
@@ -186,6 +188,7 @@ class Switchover(mysql_cluster.Cluster):
         if self.old is not self.target:
             try:
                 self.prepare()
+                self.settle()
                 self.pause()
             except (Stop, mysql.ServerError) as error:
                 self.undo(error)
@@ -317,6 +320,18 @@ class Switchover(mysql_cluster.Cluster):
                 return
             if time.monotonic() > deadline:
                 raise Stop('%s does not keep up with the writes of %s' % (self.target, self.old))
+
+    def settle(self):
+        """A replica that is a moment behind makes the pause longer by that moment: wait a little for a good one, twice in a row."""
+        good, deadline = 0, time.monotonic() + SETTLE
+        while good < 2 and time.monotonic() < deadline:
+            goal = self.old.db.value('SELECT @@GLOBAL.gtid_executed')
+            start = time.monotonic()
+            if self.target.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 1)', (goal,)) != 0:
+                # It fell behind while the other replica moved.
+                self.catch_up()
+            good = good + 1 if time.monotonic() - start < 0.01 else 0
+            time.sleep(0.01)
 
     def left(self):
         left = self.pause_started + self.params['max_write_pause'] - time.monotonic()
