@@ -1,0 +1,135 @@
+"""Load, faults and the history of what was acknowledged, against the hosts of stage 4."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import lab
+
+ROOT = Path(lab.ROOT)
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
+DATABASES = lab.HOSTS["database"]
+
+
+def docker(*command, check=True):
+    return subprocess.run(["docker", *command], check=check, capture_output=True, text=True)
+
+
+def play(playbook, *options, check=True):
+    """Run a playbook; returns its output and the seconds that it took."""
+    start = time.monotonic()
+    result = subprocess.run(
+        ["ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", f"playbooks/{playbook}.yml", *options],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    output = " ".join((result.stdout + result.stderr).split())
+    if check:
+        assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
+    else:
+        assert result.returncode != 0, output[-3000:]
+    return output, time.monotonic() - start
+
+
+def running(name):
+    return docker("inspect", "--format", "{{.State.Running}} {{.State.Paused}}", name).stdout.strip() == "true false"
+
+
+def asked(name, statement):
+    """The answer of a server, or nothing where it does not answer."""
+    if not running(name):
+        return ""
+    result = docker("exec", name, "timeout", "3", "mysql", "--batch", "--skip-column-names", "--execute", statement, check=False)
+    return result.stdout.strip()
+
+
+def writable():
+    return [name for name in DATABASES if asked(name, "SELECT @@read_only") == "0"]
+
+
+def primary():
+    names = writable()
+    assert len(names) == 1, names
+    return names[0]
+
+
+def followers(of):
+    uuid = asked(of, "SELECT @@server_uuid")
+    return sorted(
+        name for name in DATABASES
+        if name != of and uuid and uuid == asked(name, "SELECT s.SOURCE_UUID FROM performance_schema.replication_connection_status s WHERE s.SERVICE_STATE = 'ON'"))
+
+
+def whole():
+    """One primary, which all others follow and which waits for them."""
+    names = writable()
+    return len(names) == 1 and len(followers(names[0])) == len(DATABASES) - 1 and \
+        asked(names[0], "SELECT VARIABLE_VALUE FROM performance_schema.global_status WHERE VARIABLE_NAME = 'Rpl_semi_sync_source_clients'") == str(len(DATABASES) - 1)
+
+
+class Load:
+    """Writers inside the lab, and what they were told."""
+
+    def __init__(self, kind, rate, seconds=300):
+        self.host = {"sql": lab.HOSTS["app"][0], "http": "client"}[kind]
+        self.kind = kind
+        self.directory = f"/tmp/chaos-{kind}"
+        self.table, self.column = {"sql": ("site.chaos", "id"), "http": ("site.entries", "id")}[kind]
+        if kind == "sql":
+            lab.sql(primary(), "CREATE TABLE IF NOT EXISTS site.chaos (id CHAR(32) CHARACTER SET ascii PRIMARY KEY)")
+        else:
+            lab.acme_root()
+        docker("exec", self.host, "rm", "-rf", self.directory)
+        docker("cp", str(ROOT / "tests/chaos/writer.py"), f"{self.host}:/root/writer.py")
+        start = {
+            "sql": f"set -a; . /etc/app/environment; exec $(ls -d /srv/app/current/venv/bin/python /srv/app/current/.venv/bin/python /usr/bin/python3 2>/dev/null | head -n 1)",
+            "http": "exec python3",
+        }[kind]
+        self.process = subprocess.Popen(["docker", "exec", self.host, "bash", "-c", f"{start} /root/writer.py {kind} {rate} {seconds} {self.directory}"])
+        assert lab.wait_for(lambda: len(self.acks()) > 20, seconds=20), "the writers do not write"
+
+    def _lines(self, name):
+        return [line.split(" ", 1) for line in docker("exec", self.host, "cat", f"{self.directory}/{name}", check=False).stdout.splitlines() if " " in line]
+
+    def acks(self):
+        return {key: float(at) for key, at in self._lines("acks")}
+
+    def errors(self):
+        return [(float(at), text) for at, text in self._lines("errors")]
+
+    def stop(self):
+        docker("exec", self.host, "touch", f"{self.directory}/stop")
+        self.process.wait(timeout=30)
+
+    def pause(self, after, before=float("inf")):
+        """The longest time without an acknowledgement."""
+        times = sorted(at for at in self.acks().values() if after <= at <= before)
+        return max((later - earlier for earlier, later in zip(times, times[1:])), default=float("inf"))
+
+    def lost(self):
+        """Keys that were acknowledged and are not there, or not on every server; and keys that are there twice."""
+        acks = set(self.acks())
+        there = lab.sql(primary(), f"SELECT {self.column} FROM {self.table}").split()
+        assert len(there) == len(set(there))
+        return acks - set(there)
+
+
+def alike():
+    """All servers hold the same rows."""
+    def sums():
+        return {asked(name, "CHECKSUM TABLE site.chaos, site.entries") for name in DATABASES}
+    return lab.wait_for(lambda: len(sums()) == 1 and "" not in sums(), seconds=30)
+
+
+def report(name, **figures):
+    """For the table in docs/: one line of JSON for each measurement."""
+    line = json.dumps({"name": name, **figures})
+    print(line)
+    (ROOT / "tests/output").mkdir(exist_ok=True)
+    with open(ROOT / "tests/output/chaos.jsonl", "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def milliseconds(output):
+    return int(re.search(r"writes paused for (\d+) ms", output).group(1))
