@@ -1,5 +1,7 @@
 """What stands behind HAProxy in this scenario; the name says what: web1, lb1 (certbot), app, db1."""
 import http.server
+import importlib.machinery
+import importlib.util
 import json
 import os
 import socket
@@ -54,11 +56,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(502 if self.path == "/app-down" else 200, NAME)
 
 
-class RoleCheck(Handler):
-    def do_GET(self):
-        with open(f"/run/lab/{NAME}.role", encoding="ascii") as role:
-            ok = role.read().strip() == self.path.split("?")[0].strip("/")
-        self.answer(200 if ok else 503, "")
+def database(last):
+    """What MySQL says: /run/lab/db1.role is primary, replica, lagging or none."""
+    with open(f"/run/lab/{NAME}.role", encoding="ascii") as file:
+        role = file.read().strip()
+    replica = role in ("replica", "lagging")
+    state = {"role": "replica" if replica else role, "read_only": role != "primary", "running": replica, "lag": 60 if role == "lagging" else 0, "reason": ""}
+    return last if state == last else state
+
+
+def role_check(address):
+    """The real one, over what it would ask MySQL."""
+    loader = importlib.machinery.SourceFileLoader("mysql_role_check", "/usr/local/bin/mysql-role-check")
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("mysql_role_check", loader))
+    loader.exec_module(module)
+    module.Handler.mysql = module.Watch(database)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{LAB}/{NAME}.pem")
+    module.serve([socket.create_server(address)], context)
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -79,12 +94,11 @@ class UnixServer(http.server.ThreadingHTTPServer):
         self.server_name, self.server_port = "app", 0
 
 
-def tls(server, verify):
+def tls(server):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{LAB}/{NAME}.pem")
-    if verify:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations("/etc/webstack/pki/ca.crt")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations("/etc/webstack/pki/ca.crt")
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     return server
 
@@ -93,12 +107,11 @@ http.server.ThreadingHTTPServer.daemon_threads = True
 socketserver.ThreadingTCPServer.allow_reuse_address = True
 kind, number = NAME.rstrip("0123456789"), NAME[-1]
 if kind == "web":
-    tls(http.server.ThreadingHTTPServer((f"127.0.0.1{number}", 9443), Handler), True).serve_forever()
+    tls(http.server.ThreadingHTTPServer((f"127.0.0.1{number}", 9443), Handler)).serve_forever()
 elif kind == "lb":
     http.server.ThreadingHTTPServer((f"127.0.0.3{number}", 8888), Handler).serve_forever()
 elif kind == "app":
     UnixServer("/run/app/app.sock", Handler).serve_forever()
 elif kind == "db":
-    check = tls(http.server.ThreadingHTTPServer((f"127.0.0.2{number}", 8008), RoleCheck), False)
-    threading.Thread(target=check.serve_forever, daemon=True).start()
+    threading.Thread(target=role_check, args=((f"127.0.0.2{number}", 8008),), daemon=True).start()
     socketserver.ThreadingTCPServer((f"127.0.0.2{number}", 3306), Echo).serve_forever()
