@@ -18,6 +18,8 @@ LOCK = 'webstack_primary'
 LOSSLESS_MS = 3600000
 PRIVILEGES = ('SYSTEM_VARIABLES_ADMIN', 'CONNECTION_ADMIN', 'REPLICATION_SLAVE_ADMIN', 'REPLICATION SLAVE', 'REPLICATION CLIENT',
               'PROCESS', 'RELOAD', 'SHOW DATABASES')
+# As MySQL numbers a privilege that is missing.
+MISSING = 1227
 # Seconds that one statement may take where nothing else is said.
 PATIENCE = 15
 # A mysqld that was killed is back within this time if something restarts it.
@@ -62,7 +64,7 @@ def argument_spec():
     return spec
 
 
-# -- Judgement. A view is a dictionary: name, host, port, error ('' when it was asked), and what was read: server, semi_sync, grants.
+# -- Judgement. A view is a dictionary: name, host, port, error ('' when it was asked), and what was read: server, semi_sync.
 
 def option_problems(params, names):
     """names: {option: value} of the options that name a server."""
@@ -149,6 +151,8 @@ def find_primary(views):
     if open_ones:
         return open_ones[0]['name'], False, []
     lost = [view['name'] for view in views if view['error']]
+    if len(lost) == len(views):
+        return None, False, []
     if lost:
         return None, False, ['no server that answers accepts writes; the primary may be %s' % ' or '.join(lost)]
     heads = [view for view in views if not channel(view)]
@@ -161,7 +165,7 @@ def find_primary(views):
 
 
 def view_problems(views):
-    """What speaks against any change of the primary: identities, settings, privileges."""
+    """What speaks against any change of the primary: identities and settings."""
     problems = []
     seen = {}
     for view in reached(views):
@@ -170,9 +174,6 @@ def view_problems(views):
             other = seen.setdefault((key, server[key]), view['name'])
             if other != view['name']:
                 problems.append('%s and %s have the same %s %s' % (other, view['name'], key, server[key]))
-        missing = missing_privileges(view['grants'])
-        if missing:
-            problems.append("the account lacks %s on %s" % (', '.join(missing), view['name']))
         problems += mysql_replication.setting_problems(view['name'], server)
         if len(server['channels']) > 1:
             problems.append('%s has %s channels; only a server with one source can be moved' % (view['name'], len(server['channels'])))
@@ -194,7 +195,7 @@ def switchover_problems(views, new_primary, expected_primary=None, skip_unreacha
     for view in views:
         if view['error'] and (view is target or not skip_unreachable):
             problems.append('%s cannot be asked: %s' % (view['name'], view['error'])
-                            + ('' if view is target or view['name'] == primary else ' (skip_unreachable leaves it behind)'))
+                            + ('' if view is target or not primary else ' (skip_unreachable leaves it behind)'))
     problems += view_problems(views)
     if expected_primary and primary and primary != expected_primary:
         problems.append('the primary is %s, not %s' % (primary, expected_primary))
@@ -468,11 +469,10 @@ class Cluster:
 
     @staticmethod
     def read_node(node):
-        return {
-            'server': mysql_server.read_server(node.db),
-            'semi_sync': mysql_server.read_semi_sync(node.db),
-            'grants': [next(iter(row.values())) for row in node.db.rows('SHOW GRANTS')],
-        }
+        missing = missing_privileges([next(iter(row.values())) for row in node.db.rows('SHOW GRANTS')])
+        if missing:
+            raise mysql.ServerError("the account '%s' lacks %s" % (node.params['login_user'], ', '.join(missing)), MISSING)
+        return {'server': mysql_server.read_server(node.db), 'semi_sync': mysql_server.read_semi_sync(node.db)}
 
     # -- changes
 
@@ -486,6 +486,28 @@ class Cluster:
         self.wait_no_replica(node, False)
         node.db.change(*mysql_replication.change_statement(wanted, self.params['source_password'], name))
         node.db.change('START REPLICA FOR CHANNEL %s', (name,))
+
+    def restore(self, node):
+        """The channel as it was read; only its password is not to be read, see try_account."""
+        link = channel(self.view(node.name))
+        node.db.change('STOP REPLICA FOR CHANNEL %s', (link['name'],))
+        node.db.change(*mysql_replication.change_statement(mysql_replication.present_channel(link), self.params['source_password'], link['name']))
+        node.db.change('START REPLICA FOR CHANNEL %s', (link['name'],))
+
+    def try_account(self, node, seconds=5):
+        """The receiver connects to its present source with the account that the channels are to have; nothing of it is stored."""
+        name = channel(self.view(node.name))['name']
+        node.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (name,))
+        node.db.change('START REPLICA IO_THREAD USER = %s PASSWORD = %s FOR CHANNEL %s',
+                       (self.params['source_user'], mysql.Secret(self.params['source_password']), name))
+        deadline = time.monotonic() + seconds
+        while True:
+            link = mysql_server.read_channels(node.db)[0]
+            if link['io_state'] == 'ON':
+                return
+            if link['io_error']['errno'] in mysql_replication.HOPELESS or time.monotonic() > deadline:
+                raise Stop("%s cannot log in to its source as '%s': %s" % (node, self.params['source_user'], link['io_error']['message'] or 'no answer'))
+            time.sleep(0.02)
 
     def semi_sync(self, node):
         return self.view(node.name)['semi_sync']

@@ -275,6 +275,14 @@ class Switchover(mysql_cluster.Cluster):
                 self.target.db.change('START REPLICA FOR CHANNEL %s', (link['name'],))
             self.catch_up()
         early = mysql_cluster.early_follower(self.views, self.old.name, self.target.name)
+        with self.phase('try the account'):
+            # While one can still go back: a wrong password would leave all servers but one without a source.
+            node = self.node(early[0]) if early else self.target
+            self.undoing.append((node, 'replicates as before', lambda db: self.restart(node)))
+            self.try_account(node)
+            if not early:
+                # The next start uses what is stored.
+                self.undoing.pop()
         if not early:
             return
         with self.phase('move an acknowledging replica'):
@@ -283,13 +291,18 @@ class Switchover(mysql_cluster.Cluster):
             self.semi_sync_source(False)(self.target.db)
             for name in early:
                 node = self.node(name)
-                self.undoing.append((node, 'follows %s again' % self.old, lambda db, node=node: self.follow(node, self.old)))
                 self.drain(node)
+                self.undoing.append((node, 'follows %s again' % self.old, lambda db, node=node: self.restore(node)))
                 self.follow(node, self.target)
                 self.act('%s follows %s' % (name, self.target))
             wrong = self.verify(self.target, early, 5)
             if wrong:
                 raise Stop('; '.join(wrong))
+
+    def restart(self, node):
+        name = mysql_cluster.channel(self.view(node.name))['name']
+        node.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (name,))
+        node.db.change('START REPLICA FOR CHANNEL %s', (name,))
 
     def drain(self, node):
         """Its relay log may hold the only copy of an acknowledged write until it is applied."""
