@@ -154,7 +154,7 @@ class Server(keeper.Server):
             if sql.startswith(start):
                 raise pymysql.err.OperationalError(error, 'refused')
         if self.state.get('error'):
-            raise OSError(self.state['error'])
+            raise pymysql.err.OperationalError(self.state.get('errno', 2003), self.state['error'])
         if 'server_uuid' in sql:
             return [{key: self.state[key] for key in ('uuid', 'read_only', 'executed')}]
         if sql == 'SHOW REPLICA STATUS':
@@ -287,8 +287,9 @@ def test_a_pair_remembers_who_followed(make):
 
 
 def test_the_connection_of_a_dead_replica_is_ended_once(make, monkeypatch):
-    one = make(primary(), b=peer(), c=dict(DEAD))
-    one.peers['c'].address = '198.51.100.43'
+    one = make(primary(), b=dict(DEAD, errno=1045), c=dict(DEAD))
+    for server in one.peers.values():
+        server.address = '198.51.100.43'
     now = [100.0]
     monkeypatch.setattr(keeper.time, 'monotonic', lambda: now[0])
     for second in range(30):
