@@ -212,7 +212,9 @@ def switchover_problems(views, new_primary, expected_primary=None, skip_unreacha
         follows, link = followed(view, views), channel(view)
         if not link and primary != new_primary:
             problems.append('%s follows nobody: make it a replica of %s first (mysql_replica)' % (view['name'], primary))
-        elif link and follows != primary and (view is target or follows != new_primary):
+        elif link and follows != primary and (view is target or follows != new_primary) and not (
+                # What a broken-off run moved is moved back.
+                primary == new_primary and follows in [other['name'] for other in views]):
             problems.append('%s follows %s, not the primary %s' % (view['name'], follows, primary))
     link = channel(target)
     if link and primary != new_primary:

@@ -167,6 +167,7 @@ class Switchover(mysql_cluster.Cluster):
     def __init__(self, params, check_mode=False):
         super().__init__(params, check_mode)
         self.undoing = []
+        self.early = []
         self.old = self.target = self.unfinished = None
         self.interrupted = False
         self.forward_only = False
@@ -274,7 +275,9 @@ class Switchover(mysql_cluster.Cluster):
                 link = mysql_cluster.channel(self.view(self.target.name))
                 self.target.db.change('START REPLICA FOR CHANNEL %s', (link['name'],))
             self.catch_up()
-        early = mysql_cluster.early_follower(self.views, self.old.name, self.target.name)
+        # One that logs in as somebody else could not be put back: that account's password is not known here.
+        early = self.early = [name for name in mysql_cluster.early_follower(self.views, self.old.name, self.target.name)
+                              if mysql_cluster.channel(self.view(name))['source_user'] == self.params['source_user']]
         with self.phase('try the account'):
             # While one can still go back: a wrong password would leave all servers but one without a source.
             node = self.node(early[0]) if early else self.target
@@ -469,8 +472,7 @@ class Switchover(mysql_cluster.Cluster):
         self.opened = getattr(self, 'opened', time.monotonic())
         self.strict = getattr(self, 'strict', False)
         target = self.target
-        early = set() if self.old is target else set(mysql_cluster.early_follower(self.views, self.old.name, target.name))
-        strays = [node for node in self.strays() if node.name not in early]
+        strays = [node for node in self.strays() if node.name not in self.early]
         with self.phase('repoint'):
             found = self.parallel({node.name: lambda node=node: self.repoint(node) for node in strays})
             for node in strays:
