@@ -20,6 +20,8 @@ PRIVILEGES = ('SYSTEM_VARIABLES_ADMIN', 'CONNECTION_ADMIN', 'REPLICATION_SLAVE_A
               'PROCESS', 'RELOAD', 'SHOW DATABASES')
 # As MySQL numbers a privilege that is missing.
 MISSING = 1227
+# STOP REPLICA gave up waiting; the thread goes on stopping.
+STOP_TIMEOUTS = frozenset((1875, 1876))
 # Seconds that one statement may take where nothing else is said.
 PATIENCE = 15
 # A mysqld that was killed is back within this time if something restarts it.

@@ -174,6 +174,7 @@ class Failover(mysql_cluster.Cluster):
         self.old = self.chosen = self.resumed = None
         self.replicas = []
         self.stopped = []
+        self.stop_timeouts = {}
         self.result.update(acked_loss=None, acked_loss_reason=None, fenced=None, fenced_reason=None, unavailable_ms=None, received={}, executed={})
 
     def run(self):
@@ -345,14 +346,29 @@ class Failover(mysql_cluster.Cluster):
     # -- changes
 
     def stop_receivers(self):
+        """The dead source may have sent half of a transaction, and an applier waits a minute for the other half: STOP must not wait that long."""
+        def stop(node):
+            self.stop_timeouts[node.name] = node.db.value('SELECT @@GLOBAL.rpl_stop_replica_timeout')
+            node.db.change('SET GLOBAL rpl_stop_replica_timeout = 2')
+            node.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (mysql_cluster.channel(self.view(node.name))['name'],))
+
         self.stopped = list(self.replicas)
-        found = self.parallel({node.name: lambda node=node: node.db.change(
-            'STOP REPLICA IO_THREAD FOR CHANNEL %s', (mysql_cluster.channel(self.view(node.name))['name'],)) for node in self.replicas})
+        found = self.parallel({node.name: lambda node=node: stop(node) for node in self.replicas})
         for error in found.values():
-            if isinstance(error, mysql.ServerError):
+            # One that is connecting to a frozen host takes a little longer and stores nothing any more.
+            if isinstance(error, mysql.ServerError) and error.errno not in mysql_cluster.STOP_TIMEOUTS:
                 raise error
 
+    def restore_timeouts(self):
+        for name, seconds in self.stop_timeouts.items():
+            try:
+                self.node(name).db.change('SET GLOBAL rpl_stop_replica_timeout = %s', (seconds,))
+            except mysql.ServerError as error:
+                self.result['problems'].append(str(error))
+        self.stop_timeouts = {}
+
     def put_back(self):
+        self.restore_timeouts()
         for node in self.stopped:
             try:
                 node.persist(lambda db, node=node: db.change('START REPLICA FOR CHANNEL %s', (mysql_cluster.channel(self.view(node.name))['name'],)), 3)
@@ -436,7 +452,12 @@ class Failover(mysql_cluster.Cluster):
     def promote(self):
         name = mysql_cluster.channel(self.view(self.chosen.name))['name']
         chosen = self.chosen
-        chosen.db.change('STOP REPLICA FOR CHANNEL %s', (name,))
+        try:
+            chosen.db.change('STOP REPLICA FOR CHANNEL %s', (name,))
+        except mysql.ServerError as error:
+            # Half a transaction is left and will be rolled back; all that was complete is applied.
+            if error.errno not in mysql_cluster.STOP_TIMEOUTS:
+                raise
         others = [node for node in self.replicas if node is not chosen]
         errant = {node.name: self.errant(node) for node in others}
         for node in others:
@@ -449,7 +470,7 @@ class Failover(mysql_cluster.Cluster):
             self.wait_no_replica(chosen, False)
         # Before it opens, so that its first write is acknowledged by a replica.
         found = self.parallel({node.name: lambda node=node: self.follow(node, chosen) for node in self.followers})
-        self.result['problems'] += [str(error) for error in found.values() if error]
+        self.late = [node for node in self.followers if found[node.name]]
         self.strict = bool(lossless and self.followers and self.await_clients(chosen, 1.5))
         self.forward = True
         if not self.resumed:
@@ -465,11 +486,29 @@ class Failover(mysql_cluster.Cluster):
     def errant(self, node):
         return (self.chosen.db.value('SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed)', (self.have(node)[0],)) or '').replace('\n', '')
 
+    @staticmethod
+    def again(action, seconds=75):
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return action()
+            except mysql.ServerError as error:
+                if error.errno not in mysql_cluster.STOP_TIMEOUTS or time.monotonic() > deadline:
+                    raise
+
     def finish(self):
         chosen = self.chosen
         with self.phase('verify'):
+            for node in self.late:
+                try:
+                    self.again(lambda node=node: self.follow(node, chosen))
+                    self.act('%s follows %s' % (node, chosen))
+                except mysql.ServerError as error:
+                    self.result['problems'].append(str(error))
             try:
-                chosen.db.change('RESET REPLICA ALL FOR CHANNEL %s', (mysql_cluster.channel(self.view(chosen.name))['name'],))
+                name = mysql_cluster.channel(self.view(chosen.name))['name']
+                self.again(lambda: chosen.db.change('STOP REPLICA FOR CHANNEL %s', (name,)))
+                chosen.db.change('RESET REPLICA ALL FOR CHANNEL %s', (name,))
                 if mysql_cluster.lossless(self.semi_sync(chosen)) and not self.strict:
                     self.strict = bool(self.followers) and self.await_clients(chosen, 5)
                     if not self.strict:
@@ -477,6 +516,7 @@ class Failover(mysql_cluster.Cluster):
                 self.result['problems'] += self.verify(chosen, [node.name for node in self.followers])
             except mysql.ServerError as error:
                 self.result['problems'].append(str(error))
+        self.restore_timeouts()
         for view in self.views:
             if view['error']:
                 self.result['problems'].append('%s cannot be asked: when it is back, make it a replica of %s (mysql_replica)' % (view['name'], chosen))

@@ -310,9 +310,14 @@ class Switchover(mysql_cluster.Cluster):
     def drain(self, node):
         """Its relay log may hold the only copy of an acknowledged write until it is applied."""
         link = mysql_cluster.channel(self.view(node.name))
+        # The applier first: one that has half of a transaction when the receiver stops waits a minute for the other half.
+        node.db.change('STOP REPLICA SQL_THREAD FOR CHANNEL %s', (link['name'],))
         node.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (link['name'],))
-        received = mysql_server.read_channels(node.db)[0]['received']
-        if node.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 10)', (received,)) != 0:
+        link = mysql_server.read_channels(node.db)[0]
+        if not link['queue']:
+            return
+        node.db.change('START REPLICA SQL_THREAD UNTIL SQL_AFTER_GTIDS = %s FOR CHANNEL %s', (link['received'], link['name']))
+        if node.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 10)', (link['received'],)) != 0:
             raise Stop('%s did not apply what it had received' % node)
 
     @staticmethod

@@ -49,7 +49,7 @@ class Fake:
         elif 'wait_no_replica' in sql:
             self.wait_no_replica = bool(args[0])
         elif sql.startswith('STOP REPLICA'):
-            self.io = False
+            self.io = self.io and 'SQL_THREAD' in sql
             self.sql = self.sql and 'IO_THREAD' in sql
         elif sql.startswith('START REPLICA'):
             self.io = bool(self.source)
