@@ -313,7 +313,7 @@ def receiver_verdict(before, now, limit=2.5):
 
 
 def loss_verdict(replicas, unreachable):
-    """(acked_loss, reason). replicas: [{name, lossless, wait_for_count, semi_sync, recovery, contact}], unreachable: names of other servers that cannot be asked."""
+    """(acked_loss, reason). replicas: [{name, lossless, wait_for_count, semi_sync, recovery, contact}]; unreachable: other servers that cannot be asked."""
     if not all(replica['lossless'] for replica in replicas):
         return 'possible', ('replication was not lossless semi-synchronous (%s): a write may have been acknowledged by the primary alone'
                             % ', '.join(replica['name'] for replica in replicas if not replica['lossless']))

@@ -59,7 +59,8 @@ attributes:
   diff_mode:
     support: none
 notes:
-  - Any answer of the primary is a sign of life, "too many connections" and "access denied" too. A server that accepts a connection and never speaks is frozen, and dead.
+  - Any answer of the primary is a sign of life, "too many connections" and "access denied" too.
+    A server that accepts a connection and never speaks is frozen, and dead.
   - A refused connection means that only mysqld is dead. It gets three seconds to come back, unless O(fenced) is true, because a supervisor restarts it.
   - RV(acked_loss=none) relies on all servers having the same semi-synchronous settings, and on the old primary not having been
     told to go on without a replica (C(rpl_semi_sync_source_wait_no_replica=OFF)) while no replica was connected.
@@ -259,7 +260,8 @@ class Failover(mysql_cluster.Cluster):
         return ''
 
     def receiver(self, node):
-        return node.db.row(RECEIVER, (mysql_cluster.channel(self.view(node.name))['name'],))
+        row = node.db.row(RECEIVER, (mysql_cluster.channel(self.view(node.name))['name'],))
+        return row and dict(row, period=float(row['period']), silence=None if row['silence'] is None else float(row['silence']))
 
     def confirm(self):
         """From here and from the replicas."""
@@ -292,7 +294,7 @@ class Failover(mysql_cluster.Cluster):
 
     def verdict(self, node, before):
         now = self.receiver(node)
-        verdict = mysql_cluster.receiver_verdict(before[node.name], now and dict(now, period=float(now['period']), silence=None if now['silence'] is None else float(now['silence'])))
+        verdict = mysql_cluster.receiver_verdict(before[node.name], now)
         if verdict == 'alive':
             raise Refusal(['%s hears from %s: the network between here and %s is broken, not the server' % (node, self.old, self.old)])
         return verdict

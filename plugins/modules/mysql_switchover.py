@@ -14,7 +14,7 @@ description:
   - The new primary catches up while writes go on; then writes pause, O(max_write_pause) at most. What cannot be finished in that time is undone and
     the old primary goes on. Once the new primary accepts writes, nothing is undone any more, and what is left is done or named in RV(problems).
   - A run that was killed leaves nothing worse than a cluster that refuses writes. Running again finishes it, or gives the role back to the old primary
-    when that is O(new_primary).
+    when that one is O(new_primary).
 author:
   - The foobar.webstack developers (@foobar)
 extends_documentation_fragment:
@@ -121,7 +121,8 @@ rolled_back:
   type: bool
 degraded_window_ms:
   description:
-    - With lossless semi-synchronous replication, the milliseconds in which the new primary acknowledged writes without a replica; 0.0 with three servers or more.
+    - With lossless semi-synchronous replication, the milliseconds in which the new primary acknowledged writes without a replica.
+      With three servers or more it is 0.0, because one of them follows the new primary before it opens.
     - V(null) while no replica acknowledges yet, and where replication is not lossless.
   returned: always
   type: float
@@ -467,7 +468,8 @@ class Switchover(mysql_cluster.Cluster):
         failed = [str(error) for error in found.values() if error]
         self.result.update(rolled_back=bool(by_node) and not failed, changed=bool(failed), actions=[], problems=failed)
         if failed:
-            raise Lost('the switchover to %s failed: %s. It could not be undone: %s. Run again when that is repaired' % (self.target, reason, '; '.join(failed)))
+            raise Lost('the switchover to %s failed: %s. It could not be undone: %s. Run again when that is repaired'
+                       % (self.target, reason, '; '.join(failed)))
         raise Lost('%s was not made the primary: %s. %s' % (
             self.target, reason, 'Everything is as before, %s accepts writes' % self.old if self.undoing else 'Nothing was changed'))
 
