@@ -261,8 +261,8 @@ def sessions_text(rows):
 # -- Judgement of a death
 
 def derive_primary(views):
-    """(name, problems): the server that the replicas follow."""
-    names = sorted({followed(view, views) for view in reached(views)} - {''})
+    """(name, problems): the server that the replicas follow. A replica that others follow is left from a move that was broken off."""
+    names = sorted({followed(view, views) for view in reached(views)} - {''} - {view['name'] for view in reached(views) if channel(view)})
     known = {view['name'] for view in views}
     strangers = [name for name in names if name not in known]
     if strangers:

@@ -175,6 +175,7 @@ class Failover(mysql_cluster.Cluster):
         self.old = self.chosen = self.resumed = None
         self.replicas = []
         self.stopped = []
+        self.moved = []
         self.stop_timeouts = {}
         self.result.update(acked_loss=None, acked_loss_reason=None, fenced=None, fenced_reason=None, unavailable_ms=None, received={}, executed={})
 
@@ -232,7 +233,10 @@ class Failover(mysql_cluster.Cluster):
         alive = mysql_cluster.alive_text(name, self.old.error)
         if alive:
             raise Refusal([alive])
-        mine = [node for node in self.reached() if mysql_cluster.followed(self.view(node.name), self.views) == name]
+        follows = {node: mysql_cluster.followed(self.view(node.name), self.views) for node in self.reached()}
+        self.direct = [node for node in follows if follows[node] == name]
+        # An earlier failover may have moved one already.
+        mine = [node for node in follows if follows[node] in [name] + [other.name for other in self.direct]]
         others = [node for node in self.reached() if mysql_cluster.writable(self.view(node.name))]
         if len(others) > 1:
             raise Refusal(['two servers accept writes: %s' % ' and '.join(str(node) for node in others)])
@@ -268,7 +272,7 @@ class Failover(mysql_cluster.Cluster):
         p = self.params
         if self.resumed:
             return
-        before = {node.name: self.receiver(node) for node in self.replicas}
+        before = {node.name: self.receiver(node) for node in self.direct}
         refused_until = None
         # The login was the first attempt.
         count = 1
@@ -280,12 +284,12 @@ class Failover(mysql_cluster.Cluster):
                 raise Refusal(['%s answers again' % self.old])
             if verdict == 'refused' and refused_until is None and not p['fenced']:
                 refused_until = self.started + RESTART_GRACE
-            verdicts = {node.name: self.verdict(node, before) for node in self.replicas}
+            verdicts = {node.name: self.verdict(node, before) for node in self.direct}
             pending = 'wait' in verdicts.values()
             if count >= p['confirm_probes'] and time.monotonic() >= (refused_until or 0) and not pending:
                 break
             time.sleep(max(0.05, start + p['confirm_interval'] - time.monotonic()))
-        for node in self.replicas:
+        for node in self.direct:
             if verdicts[node.name] == 'force':
                 verdicts[node.name] = self.force(node)
         if not p['fenced'] and 'dead' not in verdicts.values():
@@ -373,6 +377,10 @@ class Failover(mysql_cluster.Cluster):
         self.restore_timeouts()
         for node in self.stopped:
             try:
+                if node is self.chosen:
+                    node.persist(lambda db, node=node: self.wait_no_replica(node, False), 3)
+                if node in self.moved:
+                    self.follow(node, self.old)
                 node.persist(lambda db, node=node: db.change('START REPLICA FOR CHANNEL %s', (mysql_cluster.channel(self.view(node.name))['name'],)), 3)
             except mysql.ServerError as error:
                 self.result['problems'].append(str(error))
@@ -470,6 +478,7 @@ class Failover(mysql_cluster.Cluster):
         lossless = mysql_cluster.lossless(self.semi_sync(chosen))
         if self.semi_sync(chosen)['source_enabled'] is not None and not self.resumed:
             self.wait_no_replica(chosen, False)
+        self.moved = self.followers
         # Before it opens, so that its first write is acknowledged by a replica.
         found = self.parallel({node.name: lambda node=node: self.follow(node, chosen) for node in self.followers})
         self.late = [node for node in self.followers if found[node.name]]

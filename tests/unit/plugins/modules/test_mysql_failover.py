@@ -1,0 +1,311 @@
+# Copyright: (c) 2026, The foobar.webstack developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""mysql_failover against servers that are a few attributes each; GTID sets are single transactions joined by commas."""
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_cluster, mysql_server
+from ansible_collections.foobar.webstack.plugins.modules.mysql_failover import Failover, Refusal, Stop
+
+HOSTS = {'db1': 'h1', 'db2': 'h2', 'db3': 'h3'}
+A, B, C = 'a', 'b', 'c'
+UUID = {'db1': A, 'db2': B, 'db3': C}
+PERSIST, VERIFY, CLIENTS = mysql_cluster.Node.persist, mysql_cluster.Cluster.verify, mysql_cluster.Cluster.await_clients
+
+
+def gtids(text):
+    return {part for part in text.split(',') if part}
+
+
+class Fake:
+    def __init__(self, lab, name, source=None):
+        self.lab, self.name, self.source = lab, name, source
+        self.read_only = bool(source)
+        self.executed, self.received = {'a:1', 'a:2'}, set()
+        self.io, self.sql = ('CONNECTING' if source else 'OFF'), bool(source)
+        self.timeout_ms, self.wait_no_replica = 4294967295, False
+        self.silence, self.heartbeats, self.period = 3.0, 7, 1.0
+        self.recovery = 'OFF'
+        self.broken = False
+
+    def link(self):
+        error = {'errno': 1062, 'message': 'Duplicate'} if self.broken else {'errno': 0, 'message': ''}
+        return {'name': '', 'source_host': HOSTS[self.source], 'source_port': 3306, 'source_uuid': UUID[self.source], 'source_user': 'repl',
+                'io_state': self.io, 'sql_state': 'ON' if self.sql and not self.broken else 'OFF', 'io_error': {'errno': 0, 'message': ''},
+                'sql_error': error, 'delay': 0, 'received': ','.join(sorted(self.received)), 'queue': ''}
+
+    def statement(self, sql, args):
+        self.lab.log.append((self.name, sql))
+        if sql == self.lab.fail_on:
+            raise mysql.ServerError('refused', 1105)
+        if sql.startswith('SET GLOBAL read_only = OFF'):
+            self.read_only = False
+        elif 'wait_no_replica' in sql:
+            self.wait_no_replica = bool(args[0])
+        elif sql.startswith('STOP REPLICA'):
+            self.io = self.io if 'SQL_THREAD' in sql else 'OFF'
+            self.sql = self.sql and 'IO_THREAD' in sql
+        elif sql.startswith('START REPLICA SQL_THREAD'):
+            self.sql = True
+        elif sql.startswith('START REPLICA'):
+            self.sql = True
+            alive = self.source in self.lab.fakes and self.source not in self.lab.dead
+            self.io = 'ON' if alive or self.name in self.lab.hears else 'CONNECTING'
+            if alive:
+                self.received |= self.lab.fakes[self.source].executed
+        elif sql.startswith('CHANGE'):
+            host = dict(zip(re.findall(r'(\w+) = %s', sql), args))['SOURCE_HOST']
+            self.source = next(name for name in HOSTS if HOSTS[name] == host)
+            self.received = set()
+        elif sql.startswith('RESET REPLICA ALL'):
+            self.source = None
+        else:
+            assert 'rpl_stop_replica_timeout' in sql, sql
+        assert sum(not fake.read_only for name, fake in self.lab.fakes.items() if name not in self.lab.dead) < 2
+
+
+class Connection:
+    def __init__(self, fake):
+        self.fake, self.connection, self.open = fake, self, True
+
+    def change(self, sql, args=None):
+        self.fake.statement(sql, args)
+
+    def value(self, sql, args=None):
+        fake = self.fake
+        if 'GET_LOCK' in sql:
+            return 1
+        if 'WAIT_FOR' in sql:
+            if fake.sql and not fake.broken:
+                fake.executed |= fake.received
+            return 0 if gtids(args[0]) <= fake.executed else 1
+        if 'GTID_SUBTRACT(%s, %s)' in sql:
+            return ','.join(sorted(gtids(args[0]) - gtids(args[1])))
+        if 'GTID_SUBTRACT' in sql:
+            return ','.join(sorted(gtids(args[0]) - fake.executed))
+        if 'gtid_executed' in sql:
+            return ','.join(sorted(fake.executed))
+        return 31536000
+
+    def row(self, sql, args=None):
+        fake = self.fake
+        return {'state': fake.io, 'heartbeats': fake.heartbeats + self.fake.lab.beat(fake), 'errno': 0, 'period': fake.period, 'last_queued': '',
+                'silence': fake.silence}
+
+    def rows(self, sql, args=None):
+        return [{'g': 'GRANT ALL PRIVILEGES ON *.* TO `x`@`%`'}]
+
+    def variables(self, *names):
+        return {'relay_log_recovery': self.fake.recovery, 'read_only': 'ON' if self.fake.read_only else 'OFF'}
+
+    def patience(self, seconds):
+        pass
+
+    def close(self):
+        pass
+
+
+class Lab:
+    def __init__(self, monkeypatch, size=3):
+        self.fakes = {'db1': Fake(self, 'db1')}
+        for name in list(HOSTS)[1:size]:
+            self.fakes[name] = Fake(self, name, 'db1')
+        self.dead, self.hears = {'db1'}, set()
+        self.error = mysql.ServerError('cannot connect: timed out', 2003)
+        self.verdicts = ['unreachable']
+        self.log, self.beats, self.fail_on = [], 0, None
+        monkeypatch.setattr(mysql, 'connect', self.connect)
+        monkeypatch.setattr(mysql_server, 'read_server', self.read_server)
+        monkeypatch.setattr(mysql_server, 'read_semi_sync', self.read_semi_sync)
+        monkeypatch.setattr(mysql_server, 'read_channels', lambda db, executed=None: [db.fake.link()] if db.fake.source else [])
+        monkeypatch.setattr(mysql_cluster, 'probe', lambda *args: self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0])
+        monkeypatch.setattr('%s.RESTART_GRACE' % Failover.__module__, 0.1)
+        monkeypatch.setattr(mysql_cluster.Node, 'persist', lambda node, action, seconds=0: PERSIST(node, action, 0.1))
+        monkeypatch.setattr(mysql_cluster.Cluster, 'verify', lambda self, *args: VERIFY(self, *args[:2], 0.2))
+        monkeypatch.setattr(mysql_cluster.Cluster, 'await_clients', lambda self, node, seconds: CLIENTS(self, node, 0.1))
+
+    def beat(self, fake):
+        self.beats += fake.name in self.hears
+        return self.beats if fake.name in self.hears else 0
+
+    def connect(self, host=None, **options):
+        name = next(name for name in HOSTS if HOSTS[name] == host)
+        if name in self.dead:
+            raise self.error
+        return Connection(self.fakes[name])
+
+    def read_server(self, db):
+        fake = db.fake
+        return {'server_uuid': UUID[fake.name], 'server_id': fake.name, 'version': '9.7.4', 'version_tuple': (9, 7, 4), 'read_only': fake.read_only,
+                'super_read_only': fake.read_only, 'enforce_gtid_consistency': True, 'log_bin': True, 'binlog_format': 'ROW', 'log_replica_updates': True,
+                'gtid': {'mode': 'ON', 'purged': ''}, 'channels': [fake.link()] if fake.source else []}
+
+    def read_semi_sync(self, db):
+        clients = sum(fake.source == db.fake.name and fake.io == 'ON' for fake in self.fakes.values())
+        return {'source_enabled': True, 'timeout_ms': db.fake.timeout_ms, 'wait_for_count': 1, 'replica_active': db.fake.io != 'OFF', 'clients': clients}
+
+    def run(self, check=False, **options):
+        params = {'servers': [{'name': name, 'host': HOSTS[name], 'port': 3306} for name in self.fakes], 'new_primary': None, 'primary': None,
+                  'allow_data_loss': False, 'fenced': False, 'accept_unfenced': False, 'apply_timeout': 1, 'confirm_probes': 2, 'confirm_interval': 0.01,
+                  'login_user': 'x', 'login_password': 'y', 'ca_cert': None, 'client_cert': None, 'client_key': None, 'check_hostname': True,
+                  'connect_timeout': 1, 'source_user': 'repl', 'source_password': 'secret', 'source_ssl': True, 'source_ssl_ca': '/ca',
+                  'source_ssl_cert': None, 'source_ssl_key': None, 'source_ssl_verify': True, 'get_source_public_key': False, 'connect_retry': 1,
+                  'retry_count': 86400, 'heartbeat_period': 1.0}
+        params.update(options)
+        run = Failover(params, check)
+        try:
+            run.result['msg'], run.result['failed'] = run.run(), False
+        except (Refusal, Stop, mysql.ServerError) as error:
+            run.result['msg'], run.result['failed'] = str(error), True
+        assert 'secret' not in str(run.result)
+        return run.result
+
+    def writable(self):
+        return [name for name, fake in self.fakes.items() if not fake.read_only and name not in self.dead]
+
+    def untouched(self):
+        return not self.writable() and all(fake.source == 'db1' and fake.sql and fake.io != 'OFF' for name, fake in self.fakes.items() if name != 'db1')
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    return Lab(monkeypatch)
+
+
+def test_failover(lab):
+    lab.fakes['db3'].received = {'a:3'}
+    lab.fakes['db2'].received = {'a:3'}
+    result = lab.run()
+    assert not result['failed'] and (result['old_primary'], result['new_primary']) == ('db1', 'db2') and lab.writable() == ['db2']
+    assert result['acked_loss'] == 'none' and result['fenced'] and result['unavailable_ms'] > 0
+    assert lab.fakes['db2'].executed == {'a:1', 'a:2', 'a:3'} and lab.fakes['db2'].source is None and lab.fakes['db3'].source == 'db2'
+    # The other replica acknowledges before the first write.
+    assert lab.fakes['db2'].wait_no_replica and lab.log.index(('db2', 'SET GLOBAL read_only = OFF')) > [name for name, sql in lab.log].index('db3')
+    assert result['received']['db3'] == 'a:3' and result['problems'] == [
+        'db1 cannot be asked: when it is back, make it a replica of db2 (mysql_replica)']
+
+
+def test_the_most_advanced_wins(lab):
+    lab.fakes['db3'].received = {'a:3', 'a:4'}
+    lab.fakes['db2'].received = {'a:3'}
+    assert lab.run()['new_primary'] == 'db3' and lab.fakes['db2'].source == 'db3'
+
+
+def test_a_chosen_one_fetches_what_it_lacks(lab):
+    lab.fakes['db3'].received = {'a:3', 'a:4'}
+    result = lab.run(new_primary='db2')
+    assert not result['failed'] and result['new_primary'] == 'db2' and {'a:3', 'a:4'} <= lab.fakes['db2'].executed
+    assert 'fetches a:3,a:4 from db3' in result['actions'][0]
+
+
+def test_errant_replica_is_left_alone(lab):
+    lab.fakes['db3'].executed.add('c:1')
+    result = lab.run()
+    assert result['new_primary'] == 'db2' and 'c:1' not in lab.fakes['db2'].executed
+    assert lab.fakes['db3'].source == 'db1' and any('c:1' in text for text in result['problems'])
+
+
+def test_two_servers_go_on_degraded(monkeypatch):
+    lab = Lab(monkeypatch, 2)
+    result = lab.run()
+    assert not result['failed'] and lab.writable() == ['db2'] and not lab.fakes['db2'].wait_no_replica
+    assert any('without a replica' in text for text in result['problems'])
+
+
+def test_check_mode(lab):
+    result = lab.run(check=True)
+    assert result['changed'] and 'db2 applies' in result['actions'][0] and lab.log == [] and lab.untouched()
+
+
+def alive(lab):
+    lab.dead.clear()
+
+
+@pytest.mark.parametrize('prepare, word', [
+    (alive, 'db1 answers; while it lives'),
+    (lambda lab: setattr(lab, 'error', mysql.ServerError('Too many connections', 1040)), 'Too many connections'),
+    (lambda lab: setattr(lab, 'error', mysql.ServerError('the certificate of h1 is not trusted', 0)), 'not trusted'),
+    (lambda lab: setattr(lab, 'verdicts', ['refused', 'refused', 'answers']), 'answers again'),
+    (lambda lab: (lab.hears.add('db3'), setattr(lab.fakes['db3'], 'io', 'ON')), 'db3 hears from db1'),
+    (lambda lab: lab.dead.add('db3'), 'db3 cannot be asked and may be the only one'),
+    (lambda lab: setattr(lab.fakes['db2'], 'timeout_ms', 1000), 'was not lossless'),
+    (lambda lab: setattr(lab.fakes['db2'], 'silence', None), 'restarted after its last contact'),
+])
+def test_refusals_touch_nothing(lab, prepare, word):
+    prepare(lab)
+    result = lab.run()
+    assert result['failed'] and word in result['msg'] and lab.log == [] and not result['changed'] and result['new_primary'] is None
+
+
+def test_rare_heartbeats_are_forced(lab):
+    """The receiver says ON and is not heard of for a moment: a new connection tells."""
+    lab.fakes['db2'].io = lab.fakes['db3'].io = 'ON'
+    for fake in lab.fakes.values():
+        fake.period, fake.silence = 5.0, 3.0
+    lab.hears.clear()
+    assert not lab.run()['failed']
+
+
+def test_loss_has_to_be_allowed(lab):
+    lab.dead.add('db3')
+    result = lab.run(allow_data_loss=True, accept_unfenced=True)
+    assert not result['failed'] and result['acked_loss'] == 'unknown' and not result['fenced'] and lab.writable() == ['db2']
+
+
+def test_unfenced_has_to_be_accepted(lab):
+    lab.dead.add('db3')
+    assert 'is not fenced' in lab.run(allow_data_loss=True)['msg'] and lab.log == []
+    assert lab.run(allow_data_loss=True, fenced=True)['fenced_reason'] == 'the caller has stopped it'
+
+
+def test_stopped_receivers_tell_nothing(lab):
+    lab.fakes['db2'].io = lab.fakes['db3'].io = 'OFF'
+    assert 'stopped by hand' in lab.run()['msg'] and lab.log == []
+    assert lab.run(fenced=True, allow_data_loss=True)['new_primary'] == 'db2'
+
+
+def test_applier_that_fails(lab):
+    """On the only one that has it: stop, and everything is put back."""
+    lab.fakes['db2'].received = lab.fakes['db3'].received = {'a:3'}
+    lab.fakes['db2'].broken = lab.fakes['db3'].broken = True
+    result = lab.run()
+    assert result['failed'] and 'Duplicate' in result['msg'] and lab.untouched() and result['new_primary'] is None
+    # Another one that applied it makes it harmless.
+    lab.fakes['db3'].broken = False
+    result = lab.run(new_primary='db3')
+    assert not result['failed'] and lab.writable() == ['db3'] and any('Duplicate' in text for text in result['problems'])
+
+
+@pytest.mark.parametrize('statement', ['STOP REPLICA IO_THREAD FOR CHANNEL %s', 'STOP REPLICA FOR CHANNEL %s', 'SET GLOBAL read_only = OFF'])
+def test_what_fails_before_the_opening_opens_nothing(lab, statement):
+    lab.fail_on = statement
+    result = lab.run()
+    assert result['failed'] and lab.untouched() and result['new_primary'] is None and not lab.fakes['db2'].wait_no_replica
+    lab.fail_on = None
+    assert not lab.run()['failed'] and lab.writable() == ['db2'] and lab.fakes['db3'].source == 'db2'
+
+
+def test_run_that_was_killed_before_the_opening(lab):
+    lab.fakes['db3'].source, lab.fakes['db3'].io = 'db2', 'ON'
+    result = lab.run()
+    assert not result['failed'] and lab.writable() == ['db2'] and lab.fakes['db3'].source == 'db2'
+
+
+def test_second_run(lab):
+    lab.run()
+    lab.log.clear()
+    result = lab.run(primary='db1')
+    assert not result['failed'] and not result['changed'] and result['new_primary'] == 'db2' and lab.log == []
+    # Without a name it is about the new one, which lives.
+    assert 'db2 answers' in lab.run()['msg']
+
+
+def test_run_that_was_killed_after_the_opening(lab):
+    lab.fakes['db2'].read_only = False
+    lab.fakes['db2'].io, lab.fakes['db2'].sql = 'OFF', False
+    result = lab.run()
+    assert not result['failed'] and lab.writable() == ['db2'] and lab.fakes['db2'].source is None and lab.fakes['db3'].source == 'db2'
