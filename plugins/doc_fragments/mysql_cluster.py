@@ -23,6 +23,7 @@ options:
         description: Name or address, as this host and the other servers reach it and as its certificate says.
         type: str
         required: true
+        aliases: [address]
       port:
         description: TCP port.
         type: int

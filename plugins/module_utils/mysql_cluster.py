@@ -48,7 +48,7 @@ def argument_spec():
         connect_timeout=dict(type='int', default=2),
         servers=dict(type='list', elements='dict', required=True, options=dict(
             name=dict(type='str', required=True),
-            host=dict(type='str', required=True),
+            host=dict(type='str', required=True, aliases=['address']),
             port=dict(type='int', default=3306),
         )),
         source_user=dict(type='str', required=True),
