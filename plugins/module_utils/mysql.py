@@ -140,7 +140,8 @@ def connect(user, password=None, host=None, port=3306, unix_socket=None, ca=None
             check_hostname=True, tls=None, connect_timeout=10, read_timeout=60):
     """A Server. TLS is used where a CA or certificate is given, or tls is true; it is never negotiated away."""
     where = unix_socket or '%s:%s' % (host, port)
-    options = dict(user=user, connect_timeout=connect_timeout, read_timeout=read_timeout, write_timeout=read_timeout,
+    # A server that is frozen accepts the connection and never greets.
+    options = dict(user=user, connect_timeout=connect_timeout, read_timeout=connect_timeout, write_timeout=connect_timeout,
                    charset='utf8mb4', autocommit=True, cursorclass=pymysql.cursors.DictCursor)
     if password:
         # PyMySQL would encode text as latin1.
@@ -165,6 +166,7 @@ def connect(user, password=None, host=None, port=3306, unix_socket=None, ca=None
         raise ServerError(explain(where, user, errno, message), errno) from error
     server = Server(connection, where)
     server.check_flavor()
+    server.patience(read_timeout)
     return server
 
 
