@@ -105,7 +105,8 @@ def missing_privileges(grants):
 
 
 def lossless(semi_sync):
-    return bool(semi_sync['source_enabled'] and (semi_sync['timeout_ms'] or 0) >= LOSSLESS_MS)
+    """The policy of a server. Whether it is enabled does not count: a switchover that was broken off may have left it off."""
+    return semi_sync['source_enabled'] is not None and (semi_sync['timeout_ms'] or 0) >= LOSSLESS_MS
 
 
 def writable(view):
@@ -488,6 +489,8 @@ class Cluster:
         name = link['name'] if link else ''
         node.db.change('STOP REPLICA FOR CHANNEL %s', (name,))
         self.wait_no_replica(node, False)
+        if lossless(self.semi_sync(node)):
+            self.semi_sync_source(node, True)
         node.db.change(*mysql_replication.change_statement(wanted, self.params['source_password'], name))
         node.db.change('START REPLICA FOR CHANNEL %s', (name,))
 
@@ -519,6 +522,10 @@ class Cluster:
     def wait_no_replica(self, node, on):
         if self.semi_sync(node)['source_enabled'] is not None:
             node.db.change('SET GLOBAL rpl_semi_sync_source_wait_no_replica = %s', (int(on),))
+
+    @staticmethod
+    def semi_sync_source(node, on):
+        node.db.change('SET GLOBAL rpl_semi_sync_source_enabled = %s', (int(on),))
 
     def acknowledged(self, node):
         """Whether enough semi-synchronous replicas are connected."""

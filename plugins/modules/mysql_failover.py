@@ -58,6 +58,7 @@ attributes:
     description: Confirms the death and judges the loss, and says in RV(actions) what would be done.
   diff_mode:
     support: none
+    description: There is nothing to compare.
 notes:
   - Any answer of the primary is a sign of life, "too many connections" and "access denied" too.
     A server that accepts a connection and never speaks is frozen, and dead.
@@ -478,6 +479,8 @@ class Failover(mysql_cluster.Cluster):
         lossless = mysql_cluster.lossless(self.semi_sync(chosen))
         if self.semi_sync(chosen)['source_enabled'] is not None and not self.resumed:
             self.wait_no_replica(chosen, False)
+            if lossless:
+                self.semi_sync_source(chosen, True)
         self.moved = self.followers
         # Before it opens, so that its first write is acknowledged by a replica.
         found = self.parallel({node.name: lambda node=node: self.follow(node, chosen) for node in self.followers})

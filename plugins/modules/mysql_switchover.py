@@ -55,6 +55,7 @@ attributes:
     description: Checks all servers and says in RV(actions) what would be done.
   diff_mode:
     support: none
+    description: There is nothing to compare.
 notes:
   - Client sessions on the old primary that came over TCP are closed after the new one accepts writes, so that connection pools find it at their next attempt.
     Closing them earlier would only make the pools try in vain.
@@ -291,8 +292,8 @@ class Switchover(mysql_cluster.Cluster):
             return
         with self.phase('move an acknowledging replica'):
             # An applier that waits for acknowledgements would hang; its clients are counted all the same.
-            self.undoing.append((self.target, 'semi-synchronous source as before', self.semi_sync_source(True)))
-            self.semi_sync_source(False)(self.target.db)
+            self.undoing.append((self.target, 'semi-synchronous source as before', lambda db: self.semi_sync_source(self.target, True)))
+            self.semi_sync_source(self.target, False)
             for name in early:
                 node = self.node(name)
                 self.drain(node)
@@ -320,10 +321,6 @@ class Switchover(mysql_cluster.Cluster):
         node.db.change('START REPLICA SQL_THREAD UNTIL SQL_AFTER_GTIDS = %s FOR CHANNEL %s', (link['received'], link['name']))
         if node.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 10)', (link['received'],)) != 0:
             raise Stop('%s did not apply what it had received' % node)
-
-    @staticmethod
-    def semi_sync_source(on):
-        return lambda db: db.change('SET GLOBAL rpl_semi_sync_source_enabled = %s', (int(on),))
 
     def catch_up(self):
         """While writes go on, until what is left is little."""
@@ -380,7 +377,7 @@ class Switchover(mysql_cluster.Cluster):
             target.db.change('STOP REPLICA FOR CHANNEL %s', (link['name'],))
             self.strict = lossless and self.acknowledged(target)
             if lossless:
-                self.semi_sync_source(True)(target.db)
+                self.semi_sync_source(target, True)
                 if self.strict:
                     self.undoing.append((target, 'as a replica', lambda db: self.wait_no_replica(target, False)))
                 self.wait_no_replica(target, self.strict)
@@ -518,7 +515,7 @@ class Switchover(mysql_cluster.Cluster):
             self.result['degraded_window_ms'] = 0.0
             return
         try:
-            self.semi_sync_source(True)(self.target.db)
+            self.semi_sync_source(self.target, True)
             if self.await_clients(self.target, 10):
                 self.result['degraded_window_ms'] = ms(self.opened)
             else:

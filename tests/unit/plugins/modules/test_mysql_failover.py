@@ -64,7 +64,7 @@ class Fake:
         elif sql.startswith('RESET REPLICA ALL'):
             self.source = None
         else:
-            assert 'rpl_stop_replica_timeout' in sql, sql
+            assert 'rpl_stop_replica_timeout' in sql or 'source_enabled' in sql, sql
         assert sum(not fake.read_only for name, fake in self.lab.fakes.items() if name not in self.lab.dead) < 2
 
 

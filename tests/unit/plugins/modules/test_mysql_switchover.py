@@ -326,6 +326,15 @@ def test_role_goes_back_after_a_run_that_was_killed(lab):
     assert not result['failed'] and lab.topology() == BEFORE and 'db1 accepts writes again' in result['actions'][0]
 
 
+def test_semi_sync_that_was_left_off_is_on_again(lab):
+    lab.fakes['db2'].semi = False
+    lab.fakes['db3'].source = 'db2'
+    assert not lab.run()['failed'] and lab.topology() == AFTER
+    assert lab.fakes['db2'].semi and lab.fakes['db2'].wait_no_replica
+    lab.fakes['db1'].semi = False
+    assert not lab.run(new_primary='db3')['failed'] and all(fake.semi for fake in lab.fakes.values())
+
+
 def test_run_that_was_killed_after_the_opening(lab):
     lab.fakes['db1'].read_only = True
     lab.fakes['db3'].source = 'db2'
