@@ -562,7 +562,8 @@ def main():
     try:
         message = run.run()
     except Refusal as error:
-        module.fail_json(msg='no failover, nothing was changed: %s' % error, **dict(run.result, problems=error.problems))
+        run.result['problems'] = error.problems
+        module.fail_json(msg='no failover, nothing was changed: %s' % error, **run.result)
     except (Stop, mysql.ServerError) as error:
         module.fail_json(msg=str(error), **run.result)
     finally:

@@ -280,14 +280,16 @@ class Switchover(mysql_cluster.Cluster):
         # One that logs in as somebody else could not be put back: that account's password is not known here.
         early = self.early = [name for name in mysql_cluster.early_follower(self.views, self.old.name, self.target.name)
                               if mysql_cluster.channel(self.view(name))['source_user'] == self.params['source_user']]
-        with self.phase('try the account'):
-            # While one can still go back: a wrong password would leave all servers but one without a source.
-            node = self.node(early[0]) if early else self.target
-            self.undoing.append((node, 'replicates as before', lambda db: self.restart(node)))
-            self.try_account(node)
-            if not early:
-                # The next start uses what is stored.
-                self.undoing.pop()
+        # A replica that alone acknowledges is left alone: what it has already is acknowledged by the next heartbeat only, and commits hang until then.
+        node = self.node(early[0]) if early else None if self.semi_sync(self.target)['replica_active'] else self.target
+        if node:
+            with self.phase('try the account'):
+                # While one can still go back: a wrong password would leave all servers but one without a source.
+                self.undoing.append((node, 'replicates as before', lambda db: self.restart(node)))
+                self.try_account(node)
+                if not early:
+                    # The next start uses what is stored.
+                    self.undoing.pop()
         if not early:
             return
         with self.phase('move an acknowledging replica'):
@@ -553,8 +555,8 @@ def main():
     try:
         message = run.run()
     except Refusal as error:
-        module.fail_json(msg='cannot switch over to %s, nothing was changed: %s' % (module.params['new_primary'], error),
-                         **dict(run.result, problems=error.problems))
+        run.result['problems'] = error.problems
+        module.fail_json(msg='cannot switch over to %s, nothing was changed: %s' % (module.params['new_primary'], error), **run.result)
     except (Lost, Stop, mysql.ServerError) as error:
         module.fail_json(msg=str(error), **run.result)
     finally:
