@@ -308,10 +308,10 @@ def test_speaks_once(make, capsys):
 def test_no_server_and_no_account_are_said_in_words(make, capsys):
     one = make(me(), b=peer())
     one.server.refuse['SELECT'] = 1698
-    one.tick()
+    assert one.tick() == keeper.TICK_WITHOUT_ACCOUNT
     assert 'role mysql_primary makes it' in capsys.readouterr().err
     one.server.refuse['SELECT'] = 2013
-    one.tick()
+    assert one.tick() == keeper.TICK_AT_START
     assert 'MySQL: refused' in capsys.readouterr().err
 
 
