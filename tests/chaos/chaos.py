@@ -71,6 +71,14 @@ def whole():
 class Load:
     """Writers inside the lab, and what they were told."""
 
+    started = []
+
+    @classmethod
+    def end(cls):
+        """Also after a test that failed."""
+        while cls.started:
+            cls.started.pop().stop()
+
     def __init__(self, kind, rate, seconds=300):
         self.host = {"sql": lab.HOSTS["app"][0], "http": "client"}[kind]
         self.kind = kind
@@ -82,12 +90,10 @@ class Load:
             lab.acme_root()
         docker("exec", self.host, "rm", "-rf", self.directory)
         docker("cp", str(ROOT / "tests/chaos/writer.py"), f"{self.host}:/root/writer.py")
-        start = {
-            "sql": f"set -a; . /etc/app/environment; exec $(ls -d /srv/app/current/venv/bin/python /srv/app/current/.venv/bin/python /usr/bin/python3 2>/dev/null | head -n 1)",
-            "http": "exec python3",
-        }[kind]
+        start = {"sql": "set -a; . /etc/app/environment; exec python3", "http": "exec python3"}[kind]
         self.process = subprocess.Popen(["docker", "exec", self.host, "bash", "-c", f"{start} /root/writer.py {kind} {rate} {seconds} {self.directory}"])
-        assert lab.wait_for(lambda: len(self.acks()) > 20, seconds=20), "the writers do not write"
+        self.started.append(self)
+        assert lab.wait_for(lambda: len(self.acks()) > 20, seconds=20), self.errors()[-3:]
 
     def _lines(self, name):
         return [line.split(" ", 1) for line in docker("exec", self.host, "cat", f"{self.directory}/{name}", check=False).stdout.splitlines() if " " in line]
