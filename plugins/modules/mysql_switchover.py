@@ -423,6 +423,8 @@ class Switchover(mysql_cluster.Cluster):
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
+            # super_read_only shows as ON while it still waits, and role checks would cut the sessions that it waits for; read_only does not.
+            old.db.change('SET GLOBAL read_only = ON')
             old.db.change('SET GLOBAL super_read_only = ON')
         except mysql.ServerError as error:
             if error.errno not in (1205, 1317):

@@ -68,6 +68,14 @@ def whole():
         asked(names[0], "SELECT VARIABLE_VALUE FROM performance_schema.global_status WHERE VARIABLE_NAME = 'Rpl_semi_sync_source_clients'") == str(len(DATABASES) - 1)
 
 
+def long_write(statement):
+    """As the app would, through the writer port."""
+    program = ("import os, pymysql, ssl; e = os.environ; pymysql.connect(host=e['DB_WRITER_HOST'], port=int(e['DB_WRITER_PORT']), user=e['DB_USER'],"
+               " password=e['DB_PASSWORD'], database=e['DB_NAME'], autocommit=True, ssl=ssl.create_default_context(cafile=e['DB_SSL_CA']))"
+               f".cursor().execute({statement!r})")
+    docker("exec", "--detach", lab.HOSTS["app"][0], "bash", "-c", 'set -a; . /etc/app/environment; exec python3 -c "$0"', program)
+
+
 class Load:
     """Writers inside the lab, and what they were told."""
 

@@ -8,7 +8,7 @@ import time
 import lab
 import pytest
 
-from chaos import DATABASES, ROUNDS, Load, alike, asked, docker, followers, milliseconds, play, primary, report, running, whole, writable
+from chaos import DATABASES, ROUNDS, Load, alike, asked, docker, followers, long_write, milliseconds, play, primary, report, running, whole, writable
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +70,7 @@ def test_switchover_with_a_long_write_is_undone_in_time():
     old = primary()
     new = next(name for name in DATABASES if name != old)
     load = Load("sql", 50)
-    docker("exec", "--detach", old, "mysql", "--execute",
-           "INSERT INTO site.chaos SELECT CONCAT('a long write ', SLEEP(60))")
+    long_write("INSERT INTO chaos SELECT CONCAT('a long write ', SLEEP(60))")
     assert lab.wait_for(lambda: asked(old, "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'INSERT%SLEEP%'") == "1")
     before = time.time()
     output, _ = play("switchover", "-e", f"new_primary={new}", "-e", "max_write_pause=2", check=False)

@@ -42,7 +42,7 @@ class Fake:
     def change(self, sql, args):
         if sql.startswith('SET GLOBAL read_only = OFF'):
             self.read_only = False
-        elif sql.startswith('SET GLOBAL super_read_only = ON'):
+        elif sql in ('SET GLOBAL read_only = ON', 'SET GLOBAL super_read_only = ON'):
             self.read_only = True
         elif 'source_enabled' in sql:
             self.semi = bool(args[0])
@@ -212,7 +212,7 @@ def test_switchover(lab):
     # db3 followed before the opening: no write was acknowledged without a replica.
     assert result['degraded_window_ms'] == 0.0 and lab.fakes['db2'].wait_no_replica and not lab.fakes['db1'].wait_no_replica
     order = [item for item in lab.log if 'SET GLOBAL' in item[1] and 'read_only' in item[1] or item[1].startswith('CHANGE')]
-    assert [name for name, sql in order] == ['db3', 'db1', 'db2', 'db1']
+    assert [name for name, sql in order] == ['db3', 'db1', 'db1', 'db2', 'db1']
     assert {phase['name'] for phase in result['phases']} >= {'preflight', 'stop writes', 'open', 'verify'}
 
 
