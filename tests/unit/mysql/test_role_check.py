@@ -36,8 +36,8 @@ class Server:
     def ask(self, last=None):
         self.questions += 1
         self.hangs.wait(5)
-        if isinstance(self.state, Exception):
-            raise self.state
+        for error in [self.state] if isinstance(self.state, Exception) else []:
+            raise error
         return last if last == self.state else dict(self.state)
 
 
@@ -171,7 +171,7 @@ def test_any_failure_is_an_answer(ask, server):
 
 
 def test_many_who_wait_are_one_question(check, server, watch):
-    threads = [threading.Thread(target=watch.hold, args=(0.5, lambda _state: False)) for _ in range(20)]
+    threads = [threading.Thread(target=watch.hold, args=(0.5, lambda state: False)) for number in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -300,7 +300,7 @@ def test_the_connection_of_a_dead_replica_is_ended_once(make, monkeypatch):
 
 def test_speaks_once(make, capsys):
     one = make(me(), b=dict(DEAD), c=dict(DEAD))
-    for _ in range(3):
+    for number in range(3):
         one.tick()
     assert capsys.readouterr().err.count('\n') == 1
 

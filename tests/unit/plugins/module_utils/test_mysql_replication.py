@@ -140,7 +140,8 @@ def test_semi_sync_problems(semi_sync, expected):
     ({'wait_for_count': 2}, 'primary', 'waiting'),
 ])
 def test_semi_sync_state(changes, role, expected):
-    semi_sync = dict({'source_enabled': True, 'source_active': True, 'clients': 1, 'wait_for_count': 1, 'timeout_ms': 4294967295, 'wait_no_replica': True}, **changes)
+    semi_sync = dict({'source_enabled': True, 'source_active': True, 'clients': 1, 'wait_for_count': 1, 'timeout_ms': 4294967295,
+                      'wait_no_replica': True}, **changes)
     one = server(user_schemas=['app']) if role == 'primary' else replica()
     assert rules.semi_sync_state(one, semi_sync) == expected
     assert ('lossless' in words(one, semi_sync)) == (expected == 'waiting')
