@@ -338,8 +338,8 @@ def webstack_database_topology(hostvars, names, created_before=None):
         )
     elif read_only:
         result["problem"] = (
-            "%s hold(s) data and no server is writable. Make the rightful primary writable "
-            "(SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0) and run again" % " and ".join(read_only)
+            "%s hold(s) data and no server is writable; journalctl -u mysql-role-keeper says why on each. Bring the missing server back, "
+            "or make the rightful primary writable (SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0) and run again" % " and ".join(read_only)
         )
     elif created_before:
         result["problem"] = (
