@@ -82,3 +82,17 @@ def test_order_is_kept(path):
     """These filters work on sets: another order in each run, and so a change in each run. Write select('in', ...) or reject('in', ...)."""
     for line in (ROOT / path).read_text().splitlines():
         assert not re.search(r"\| *(intersect|difference|symmetric_difference|union)\b(?!.*\| *length)", line), line
+
+
+@pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for pattern in ("roles/**/*.yml", "playbooks/**/*.yml") for path in ROOT.glob(pattern)))
+def test_an_unreachable_host_does_not_end_the_play_silently(path):
+    """run_once makes an unreachable host fatal for all, also with ignore_unreachable, unless errors are ignored as well."""
+
+    def tasks(node):
+        if isinstance(node, dict):
+            yield node
+        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            yield from tasks(child)
+
+    for task in tasks(read(ROOT / path)):
+        assert not (task.get("run_once") and task.get("ignore_unreachable")) or task.get("ignore_errors"), task.get("name")
