@@ -63,6 +63,10 @@ def unreachable_state(local, mysqld, data):
     return 'absent' if local and not mysqld and not data else 'unreachable'
 
 
+# What is a problem: seconds behind the source, and the free part of the data directory's disk.
+LAG = 30
+DISK_SHARE = 0.05
+
 # Milliseconds that a commit waits for a replica, from which the policy is lossless.
 LOSSLESS = 3600000
 
@@ -107,6 +111,15 @@ def server_problems(server, semi_sync=None, peer=None):
         elif (semi_sync['clients'] or 0) < (semi_sync['wait_for_count'] or 1):
             problems.append('semi-synchronous replication waits for %s replica(s) and %s is connected: writes block up to %s ms'
                             % (semi_sync['wait_for_count'], semi_sync['clients'], semi_sync['timeout_ms']))
+    clone = server.get('clone')
+    if clone and clone['state'] == 'Failed':
+        problems.append('the last clone from %s failed: %s' % (clone['source'], clone['error']))
+    disk = server.get('disk')
+    if disk and disk['free_bytes'] < DISK_SHARE * disk['size_bytes']:
+        problems.append('the disk of %s is nearly full, %d MiB are free: MySQL waits when nothing is left; make room, it goes on by itself'
+                        % (server['datadir'], disk['free_bytes'] // 2 ** 20))
+    for row in server.get('long_transactions') or []:
+        problems.append('a transaction of %s has been open for %s s (KILL %s ends it)' % (row['user'], row['seconds'], row['id']))
     if peer:
         problems += peer_problems(peer)
     return problems
@@ -124,6 +137,10 @@ def channel_problems(channel):
         problems.append('the applier of %s failed: %s (%s)' % (name, channel['sql_error']['message'], channel['sql_error']['errno']))
     elif channel['sql_state'] != 'ON':
         problems.append('the applier of %s is stopped' % name)
+    if channel['delay']:
+        problems.append('%s stays %s s behind on purpose (SOURCE_DELAY): its server is not for reading and not the first to take over' % (name, channel['delay']))
+    elif (channel['lag_seconds'] or 0) > LAG:
+        problems.append('%s is %d s behind: %s' % (name, channel['lag_seconds'], channel['queue']))
     if not channel['auto_position']:
         problems.append('%s does not use GTID auto-position' % name)
     if not channel['ssl']['enabled']:

@@ -4,6 +4,7 @@
 """Reads a connected server into plain dictionaries, which mysql_replication.py judges."""
 from __future__ import annotations
 
+import os
 import re
 import time
 
@@ -176,6 +177,56 @@ def read_clone(db):
         'backup_admin': 'BACKUP_ADMIN' in grants or 'ALL PRIVILEGES' in grants,
         'bytes': size,
     }
+
+
+def read_clone_progress(db):
+    """How far the clone to this server is, or how the last one ended; None without one, or for an account that may not look."""
+    try:
+        status = db.row('SELECT STATE AS state, ERROR_MESSAGE AS error, SOURCE AS source FROM performance_schema.clone_status')
+        # The copying stages; estimates grow while the donor goes on writing.
+        copied = db.row(
+            "SELECT CAST(SUM(DATA) AS UNSIGNED) AS bytes, CAST(SUM(GREATEST(ESTIMATE, DATA)) AS UNSIGNED) AS estimate,"
+            ' CAST(SUM(DATA) / GREATEST(TIMESTAMPDIFF(MICROSECOND, MIN(BEGIN_TIME), COALESCE(MAX(END_TIME), NOW(6))) / 1000000, 0.001) AS UNSIGNED) AS rate'
+            " FROM performance_schema.clone_progress WHERE STAGE LIKE '%% COPY' AND BEGIN_TIME IS NOT NULL") if status else None
+    except ServerError as error:
+        if error.errno not in DENIED:
+            raise
+        return None
+    if not status:
+        return None
+    total, done = number(copied['estimate']) or 0, number(copied['bytes']) or 0
+    return {
+        'state': status['state'],
+        'source': status['source'],
+        'percent': int(100 * done / total) if total else 0,
+        'bytes': done,
+        'estimated_bytes': total,
+        'bytes_per_second': number(copied['rate']) or 0,
+        'error': status['error'],
+    }
+
+
+def read_long_transactions(db, seconds=60):
+    """Open transactions older than that; None for an account that may not look (PROCESS)."""
+    try:
+        return [dict(row, seconds=int(row['seconds']), rows_modified=int(row['rows_modified'])) for row in db.rows(
+            'SELECT p.PROCESSLIST_ID AS id, p.PROCESSLIST_USER AS user, p.PROCESSLIST_HOST AS host,'
+            ' TIMESTAMPDIFF(SECOND, t.trx_started, NOW()) AS seconds, t.trx_rows_modified AS rows_modified'
+            ' FROM information_schema.INNODB_TRX t JOIN performance_schema.threads p ON p.PROCESSLIST_ID = t.trx_mysql_thread_id'
+            " WHERE p.TYPE = 'FOREGROUND' AND t.trx_started < NOW() - INTERVAL %s SECOND ORDER BY t.trx_started", (seconds,))]
+    except ServerError as error:
+        if error.errno not in DENIED:
+            raise
+        return None
+
+
+def read_disk(datadir):
+    """Of the data directory's file system; None where it is not this host's."""
+    try:
+        stat = os.statvfs(datadir)
+    except OSError:
+        return None
+    return {'size_bytes': stat.f_blocks * stat.f_frsize, 'free_bytes': stat.f_bavail * stat.f_frsize}
 
 
 def half_cloned(db):

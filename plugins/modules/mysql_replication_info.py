@@ -315,6 +315,66 @@ semi_sync:
     replica_active:
       description: Whether it does so now.
       type: bool
+clone:
+  description:
+    - How far the C(CLONE) to this server is, or how the last one since it started ended; null when there was none.
+    - While one runs, ask again to see it go on.
+  returned: when reachable
+  type: dict
+  contains:
+    state:
+      description: V(Not Started), V(In Progress), V(Completed) or V(Failed).
+      type: str
+    source:
+      description: The donor, as address and port.
+      type: str
+    percent:
+      description: Part of the estimated bytes that is copied.
+      type: int
+    bytes:
+      description: Bytes copied.
+      type: int
+    estimated_bytes:
+      description: Bytes to copy, as far as the server knows.
+      type: int
+    bytes_per_second:
+      description: Mean rate.
+      type: int
+    error:
+      description: Why it failed; empty when it did not.
+      type: str
+disk:
+  description: File system of the data directory; null when the login is not over a local socket.
+  returned: when reachable
+  type: dict
+  contains:
+    size_bytes:
+      description: Size.
+      type: int
+    free_bytes:
+      description: What MySQL can still use.
+      type: int
+long_transactions:
+  description: Transactions that have been open for more than a minute; null for an account without PROCESS.
+  returned: when reachable
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Connection, for C(KILL).
+      type: int
+    user:
+      description: Account.
+      type: str
+    host:
+      description: Where it is connected from.
+      type: str
+    seconds:
+      description: Age.
+      type: int
+    rows_modified:
+      description: Rows that it has written and not committed.
+      type: int
 peer:
   description: What this server and the peer have that the other lacks.
   returned: when O(peer) is given
@@ -368,7 +428,7 @@ def peer_target(peer):
                 ca=peer['ca_cert'], cert=peer['client_cert'], key=peer['client_key'], check_hostname=peer['check_hostname'])
 
 
-def look(db, user):
+def look(db, user, local):
     """The result for a server that answers."""
     server = mysql_server.read_server(db)
     blind = mysql_replication.visibility_problem(server, user)
@@ -383,6 +443,9 @@ def look(db, user):
         state=mysql_replication.server_state(server),
         role=mysql_replication.server_role(server),
         semi_sync=semi_sync,
+        clone=mysql_server.read_clone_progress(db),
+        disk=mysql_server.read_disk(server['datadir']) if local else None,
+        long_transactions=mysql_server.read_long_transactions(db),
     )
     return result, server
 
@@ -441,11 +504,11 @@ def main():
         module.exit_json(changed=False, **result)
 
     try:
-        result, server = look(db, module.params['login_user'])
+        result, server = look(db, module.params['login_user'], bool(target['unix_socket']))
         peer = module.params['peer']
         if peer:
             result['peer'] = look_at_peer(db, server, peer_target(peer))
-        result['problems'] = mysql_replication.server_problems(server, result['semi_sync'], result.get('peer'))
+        result['problems'] = mysql_replication.server_problems(dict(server, **result), result['semi_sync'], result.get('peer'))
     except mysql.ServerError as error:
         # A server that goes away in the middle is as unreachable as one that never answered.
         if error.errno in mysql.LOST and not module.params['fail_on_unreachable']:

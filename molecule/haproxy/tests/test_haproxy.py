@@ -223,9 +223,16 @@ def test_dead_or_frozen_replica_leaves_the_reader_port(host, signal):
 
 
 def test_lost_check_is_no_death(host):
-    """0.6 s of silence may be one, 0.3 s are none."""
-    wait_for_roles(host, "db1")
-    start = host.check_output("date +%s; pid=$(systemctl show -p MainPID --value upstream@db2); kill -STOP $pid; sleep 0.3; kill -CONT $pid")
+    """0.6 s of silence may be one, 0.3 s are none; a busy machine may make more of them, which does not count."""
+    for _ in range(5):
+        wait_for_roles(host, "db1")
+        start, end = host.check_output(
+            "pid=$(systemctl show -p MainPID --value upstream@db2); date +%s.%N; kill -STOP $pid; sleep 0.3; kill -CONT $pid; date +%s.%N"
+        ).split()
+        if float(end) - float(start) < 0.45:
+            break
+    else:
+        pytest.fail("no pause was short enough")
     wait_for_roles(host, "db1")
     assert host.run(f"journalctl -u haproxy --since @{start} | grep 'Server database_reader/db2 is DOWN'").rc == 1
 

@@ -44,6 +44,7 @@ class FakeMySQL:
         self.plugins, self.replicas, self.status = {'clone': 'mysql_clone.so'}, [], {}
         self.channel = self.password = self.clone_row = self.source = self.broken = None
         self.clone_fails = self.restarting = False
+        self.open_transactions = []
         self.boots = 'ON'  # super_read_only in the configuration file
         self.statements = []
 
@@ -109,12 +110,18 @@ class FakeMySQL:
             raise RuntimeError(1227, 'Access denied; you need PROCESS')
         if 'HEARTBEAT' in sql:
             return [{'v': 30.0}]
+        if 'SELECT STATE AS state' in sql:
+            return [{'state': self.clone_row['STATE'], 'source': 'db1:3306', 'error': self.clone_row['ERROR_MESSAGE']}] if self.clone_row else []
         if 'SELECT STATE' in sql:
             return [self.clone_row] if self.clone_row else []
         if 'COUNT(*)' in sql:
             return [{'v': 0}]
+        if 'AS estimate' in sql:
+            return [{'bytes': 250, 'estimate': 1000, 'rate': 50}]
         if 'SUM(DATA)' in sql:
             return [{'v': 4711}]
+        if 'INNODB_TRX' in sql:
+            return self.open_transactions
         if 'replication_applier_status_by_worker' in sql:
             return []
         raise AssertionError(sql)
@@ -249,6 +256,36 @@ def test_info_documents_what_it_returns(lab):
     channel = info(lab)['channels'][0]
     assert set(documented['channels']['contains']) == set(channel)
     assert set(documented['channels']['contains']['ssl']['contains']) == set(channel['ssl'])
+
+
+def test_info_of_a_clone(lab):
+    assert info(lab)['clone'] is None
+    lab.local.clone_row = {'STATE': 'In Progress', 'ERROR_MESSAGE': ''}
+    result = info(lab)
+    assert result['clone'] == {'state': 'In Progress', 'source': 'db1:3306', 'percent': 25, 'bytes': 250, 'estimated_bytes': 1000, 'bytes_per_second': 50, 'error': ''}
+    assert result['problems'] == []
+    lab.local.clone_row.update(STATE='Failed', ERROR_MESSAGE='No space left on device')
+    assert info(lab)['problems'] == ['the last clone from db1:3306 failed: No space left on device']
+
+
+def test_info_names_long_transactions(lab):
+    lab.local.open_transactions = [{'id': 7, 'user': 'site', 'host': 'app1', 'seconds': 90, 'rows_modified': 3}]
+    result = info(lab)
+    assert result['long_transactions'] == lab.local.open_transactions
+    assert result['problems'] == ['a transaction of site has been open for 90 s (KILL 7 ends it)']
+
+
+@pytest.mark.parametrize('free, count', [(4, 1), (6, 0)])
+def test_info_names_a_full_disk(lab, monkeypatch, free, count):
+    monkeypatch.setattr(mysql_server, 'read_disk', lambda datadir: {'size_bytes': 100 * 2 ** 20, 'free_bytes': free * 2 ** 20})
+    problems = info(lab, login_unix_socket='/run/mysqld/mysqld.sock')['problems']
+    assert len(problems) == count and all('4 MiB are free' in problem for problem in problems)
+
+
+def test_info_names_a_replica_that_stays_behind(lab):
+    lab.attach()
+    lab.local.channel['SOURCE_DELAY'] = 3600
+    assert any('3600 s behind on purpose' in problem for problem in info(lab)['problems'])
 
 
 def test_info_of_semi_sync(lab):
