@@ -219,6 +219,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_replication, mysql_server
 
 RESTART_FAILED = 3707
+RELAY_LOG_UNREADABLE = (1594, 13121)
 LOCK_TIMEOUT = 1205
 
 
@@ -414,6 +415,8 @@ class Replica:
                     self.db.change('STOP REPLICA FOR CHANNEL %s', (self.name,))
                 self.db.change(*mysql_replication.change_statement(self.planned, self.params['source_password'], self.name))
             running = False
+        elif channel and channel['sql_error']['errno'] in RELAY_LOG_UNREADABLE:
+            self.refetch_relay_log(channel, gaps)
         if not running and self.act('start the channel'):
             self.db.change('START REPLICA FOR CHANNEL %s', (self.name,))
 
@@ -437,6 +440,16 @@ class Replica:
                 self.db.change('START REPLICA IO_THREAD FOR CHANNEL %s', (self.name,))
             self.fail('the channel was not changed: only its relay log holds %s, and changing it would drop them. '
                       'Let the applier apply them (START REPLICA SQL_THREAD), or set allow_data_loss' % left)
+
+    def refetch_relay_log(self, channel, gaps):
+        left = self.relay_only(channel, gaps)
+        if left and not self.params['allow_data_loss']:
+            self.fail('the relay log cannot be read, and only it holds %s. If %s just has not committed them yet, run again; '
+                      'else save what mysqlbinlog can read of it, then set allow_data_loss' % (left, self.source_name))
+        if self.act('drop the unreadable relay log, the source sends it again'):
+            self.db.change('STOP REPLICA FOR CHANNEL %s', (self.name,))
+            # Without ALL it keeps how to connect.
+            self.db.change('RESET REPLICA FOR CHANNEL %s', (self.name,))
 
     def relay_only(self, channel, gaps):
         return (self.db.value('SELECT GTID_SUBTRACT(%s, GTID_SUBTRACT(%s, %s))', (channel['queue'], gaps['executed'], gaps['purged'])) or '').replace('\n', '')

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import lab
+import yaml
 
 ROOT = Path(lab.ROOT)
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
 DATABASES = lab.HOSTS["database"]
+CREDENTIALS = Path(lab.LAB["vars"]["webstack_credentials_dir"])
 
 
 def docker(*command, check=True):
@@ -26,10 +28,20 @@ def play(playbook, *options, check=True):
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
     output = " ".join((result.stdout + result.stderr).split())
     if check:
-        assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
+        text = result.stdout + result.stderr
+        assert result.returncode == 0, text[max(0, text.find("[ERROR]")):][:5000]
     else:
         assert result.returncode != 0, output[-3000:]
     return output, time.monotonic() - start
+
+
+def info(name):
+    """What mysql_replication_info says of a server, asked on its host."""
+    result = subprocess.run(
+        ["ansible", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", name, "-m", "foobar.webstack.mysql_replication_info",
+         "-a", "login_unix_socket=/run/mysqld/mysqld.sock fail_on_unreachable=false"],
+        cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    return yaml.safe_load(result.stdout.split("=>", 1)[1])
 
 
 def running(name):
@@ -115,6 +127,11 @@ class Load:
     def stop(self):
         docker("exec", self.host, "touch", f"{self.directory}/stop")
         self.process.wait(timeout=30)
+
+    def goes_on(self):
+        """Waits for an acknowledgement that is younger than this call."""
+        now = time.time()
+        assert lab.wait_for(lambda: max(self.acks().values(), default=0) > now, seconds=60), self.errors()[-3:]
 
     def pause(self, after, before=float("inf")):
         """The longest time without an acknowledgement."""

@@ -143,6 +143,8 @@ class FakeMySQL:
             self.channel['running'] = False
         elif sql.startswith('RESET REPLICA ALL'):
             self.channel = None
+        elif sql.startswith('RESET REPLICA FOR'):
+            self.broken, self.channel['received'] = None, set()
         elif sql.startswith('RESET BINARY LOGS'):
             self.executed = set()
         elif sql.startswith('CLONE'):
@@ -515,6 +517,26 @@ def test_receiver_or_applier_that_fails_is_reported_at_once(lab):
     assert result['failed'] and 'Duplicate entry (1062)' in result['msg'] and result['channel']['sql_error']['errno'] == 1062
     lab.local.broken = {'io': (13114, 'fatal')}
     assert 'fatal (13114)' in lab.run(timeout=60)['msg']
+
+
+def test_unreadable_relay_log_is_fetched_again(lab):
+    lab.attach()
+    lab.source.executed.add(A + ':4')
+    lab.local.channel['received'] = gtids(A + ':4')
+    lab.local.broken = {'sql': (13121, 'Relay log read failure')}
+    result = lab.run(check=True)
+    assert result['actions'] == ['drop the unreadable relay log, the source sends it again', 'start the channel'] and not lab.local.statements
+    result = lab.run()
+    assert not result.get('failed') and lab.local.statements == ['STOP REPLICA', 'RESET REPLICA', 'START REPLICA'] and A + ':4' in lab.local.executed
+
+
+def test_unreadable_relay_log_that_alone_has_a_transaction_is_kept(lab):
+    lab.attach()
+    lab.local.channel['received'] = gtids(A + ':4')
+    lab.local.broken = {'sql': (13121, 'Relay log read failure')}
+    result = lab.run()
+    assert result['failed'] and 'only it holds ' + A + ':4' in result['msg'] and not lab.local.statements
+    assert not lab.run(allow_data_loss=True).get('failed')
 
 
 def test_catching_up_takes_too_long(lab):

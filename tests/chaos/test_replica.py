@@ -1,0 +1,133 @@
+"""What can go wrong with a replica: mysql_replication_info names it, running the stage again repairs it, and the primary goes on meanwhile."""
+import uuid
+
+import lab
+import pytest
+
+from chaos import CREDENTIALS, DATABASES, Load, asked, docker, followers, info, play, primary, whole
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture
+def replica():
+    return followers(primary())[0]
+
+
+@pytest.fixture
+def filler():
+    """64 MiB more on every server."""
+    lab.sql(primary(), "CREATE TABLE site.filler (text LONGBLOB)")
+    yield lambda: lab.sql(primary(), "INSERT INTO site.filler " + " UNION ALL ".join(["SELECT REPEAT('x', 16 << 20)"] * 4))
+    lab.sql(primary(), "DROP TABLE site.filler")
+
+
+def converge(check=True):
+    return play("stage4", "--tags", "database", check=check)[0]
+
+
+def problems(name):
+    return " / ".join(info(name)["problems"])
+
+
+def named(name, text):
+    assert lab.wait_for(lambda: text in problems(name), seconds=30), problems(name)
+
+
+def written():
+    """A row that the primary could acknowledge."""
+    key = uuid.uuid4().hex
+    lab.sql(primary(), f"CREATE TABLE IF NOT EXISTS site.chaos (id CHAR(32) CHARACTER SET ascii PRIMARY KEY); INSERT INTO site.chaos VALUES ('{key}')")
+    return key
+
+
+def test_killed(replica):
+    docker("kill", replica)
+    source = primary()
+    assert lab.wait_for(lambda: len(info(source)["replicas"]) == len(DATABASES) - 2, seconds=30)
+    written()
+    docker("start", replica)
+    assert lab.wait_for(whole, seconds=60)
+
+
+def test_broken_relay_log(replica):
+    lab.sql(replica, "STOP REPLICA SQL_THREAD")
+    keys = [written() for _ in range(20)]
+    last = lab.on(replica).check_output("tail -n 1 /var/lib/mysql/$(hostname)-relay-bin.index")
+    # The end of what was received.
+    lab.on(replica).check_output(f"cd /var/lib/mysql; size=$(stat --format %s {last}); dd if=/dev/urandom of={last} bs=1 count=200 seek=$((size - 1000)) conv=notrunc")
+    lab.sql(replica, "START REPLICA SQL_THREAD")
+    named(replica, "the applier of the channel failed")
+    converge()
+    assert lab.wait_for(whole)
+    assert lab.wait_for(lambda: asked(replica, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{keys[-1]}'") == "1")
+
+
+def test_an_hour_behind(replica):
+    lab.sql(replica, "STOP REPLICA SQL_THREAD; CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 3600; START REPLICA SQL_THREAD")
+    key = written()
+    named(replica, "3600 s behind on purpose")
+    converge()
+    assert asked(replica, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{key}'") == "1"
+
+
+def test_password_changed_behind_our_back(replica):
+    account = lab.sql(primary(), "SELECT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'replication'").splitlines()
+    lab.sql(primary(), "; ".join(f"ALTER USER {name} IDENTIFIED BY 'another'" for name in account))
+    lab.sql(replica, "STOP REPLICA IO_THREAD; START REPLICA IO_THREAD")
+    named(replica, "Access denied")
+    converge()
+
+
+def test_password_rotated():
+    """As an operator does it: another secret, and the stage again."""
+    secret = CREDENTIALS / "replication_password"
+    secret.write_text(uuid.uuid4().hex)
+    converge()
+    assert whole()
+    for name in followers(primary()):
+        lab.sql(name, "STOP REPLICA IO_THREAD; START REPLICA IO_THREAD")
+    assert lab.wait_for(whole)
+
+
+def test_lost_disk_and_too_small_a_new_one(replica, filler):
+    """The new one is too small for the data: refused before anything is copied; with more room the same command seeds the replica."""
+    filler()
+    on = lab.on(replica)
+    on.check_output("systemctl stop mysql; mount -t tmpfs -o size=230m,uid=mysql,gid=mysql,mode=0700 tmpfs /var/lib/mysql")
+    try:
+        assert "MySQL" not in on.run("systemctl start mysql").stdout and asked(replica, "SELECT 1") == ""
+        named(replica, "cannot connect")
+        refused = converge(check=False)
+        assert "nothing was changed" in refused and "MiB" in refused
+        assert info(replica)["state"] == "virgin"
+        written()
+        on.check_output("mount -o remount,size=2g /var/lib/mysql")
+        converge()
+        assert whole()
+        assert info(replica)["clone"]["percent"] == 100
+    finally:
+        # The old disk is found again, and catches up.
+        on.check_output("systemctl stop mysql; umount /var/lib/mysql; systemctl start mysql")
+    assert lab.wait_for(whole, seconds=60)
+
+
+def test_full_disk(replica, filler):
+    """It waits and goes on by itself once there is room; the primary has its acknowledgements from the other replica."""
+    on = lab.on(replica)
+    on.check_output(
+        "systemctl stop mysql; mkdir /mnt/small; mount -t tmpfs -o size=$(($(du --summarize --block-size=1M /var/lib/mysql | cut -f 1) + 40))m tmpfs /mnt/small;"
+        " cp --archive /var/lib/mysql/. /mnt/small; chown mysql:mysql /mnt/small; mount --bind /mnt/small /var/lib/mysql; systemctl start mysql")
+    try:
+        assert lab.wait_for(whole, seconds=60)
+        load = Load("sql", 50)
+        filler()
+        named(replica, "nearly full")
+        load.goes_on()
+        on.check_output("mount -o remount,size=2g /mnt/small")
+        assert lab.wait_for(whole, seconds=120)
+        load.stop()
+        assert not load.lost()
+    finally:
+        on.check_output("systemctl stop mysql; umount /var/lib/mysql /mnt/small; rmdir /mnt/small; systemctl start mysql")
+    assert lab.wait_for(whole, seconds=60)
