@@ -129,10 +129,15 @@ options:
     type: int
     default: 300
   clone_timeout:
-    description: Seconds that seeding may take, including the restart of the server.
+    description:
+      - Seconds that seeding may take, including the restart of the server.
+      - With V(0) a server that has to be cloned is left as it is, and RV(seed) says why.
     type: int
     default: 86400
 attributes:
+  action:
+    support: full
+    description: The controller shows how far a clone is.
   check_mode:
     support: full
     description: Checks the pair and says in RV(actions) what would be done.
@@ -319,6 +324,8 @@ class Replica:
         channel = self.find(local['channels'])
         method, local, gaps = self.judge(local, channel)
         reset = method == 'binlog' and gaps['errant'] and mysql_replication.is_virgin(local)
+        if method == 'clone' and not p['clone_timeout'] and not self.module.check_mode:
+            self.module.exit_json(**self.result)
         if method == 'clone' and self.act('clone all data from %s' % self.source_name):
             self.clone()
             channel = self.channel()

@@ -153,13 +153,13 @@ def alike():
     return lab.wait_for(lambda: len(sums()) == 1 and "" not in sums(), seconds=30)
 
 
-def report(name, **figures):
-    """For the table in docs/: one line of JSON for each measurement."""
+def report(name, file="chaos.jsonl", **figures):
+    """For the tables in docs/: one line of JSON for each measurement."""
     line = json.dumps({"name": name, **figures})
     print(line)
     (ROOT / "tests/output").mkdir(exist_ok=True)
-    with open(ROOT / "tests/output/chaos.jsonl", "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with open(ROOT / "tests/output" / file, "a", encoding="utf-8") as lines:
+        lines.write(line + "\n")
 
 
 def milliseconds(output):

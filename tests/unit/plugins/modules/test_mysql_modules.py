@@ -501,6 +501,12 @@ def test_seed_never_starts_a_virgin_server_from_the_binary_logs(lab):
     assert lab.local.executed == lab.source.executed
 
 
+def test_without_time_to_clone_it_says_that_it_must(lab):
+    result = lab.run(clone_timeout=0)
+    assert (result['seed']['method'], result['seed']['reason'], result['changed']) == ('clone', 'this server is virgin', False) and not lab.local.statements
+    assert 'point the channel to db1:3306' in lab.run(clone_timeout=0, seed='never')['actions']
+
+
 def test_failed_clone_says_what_is_left(lab):
     lab.local.clone_fails = True
     lab.local.variables['super_read_only'] = 'ON'
