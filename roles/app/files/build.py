@@ -1,8 +1,8 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Make one release of a site: the same content gives the same bytes and the same id, on any machine.
 
-Reads a JSON object on standard input: the keys of `app_source`, plus `version` and `build_dir`; without `build_dir` nothing is kept.
-Prints a JSON object: {"id", "marker", "artifact", "checksum", "requirements"} or {"error"}. `marker` is the SHA-1 of the release's file .release,
+Reads a JSON object on standard input: the keys of `app_source`, plus `version`, `entry_point` and `build_dir`; without `build_dir` nothing is kept.
+Prints a JSON object: {"id", "marker", "artifact", "checksum", "requirements", "size"} or {"error"}. `marker` is the SHA-1 of the release's file .release,
 which names version and content and becomes part of the site's environment. Needs only Python 3.11, and git for a git source.
 """
 
@@ -262,17 +262,20 @@ def keep(artifact, build_dir):
 
 
 def build(request):
-    version, build_dir = request.pop("version", ""), request.pop("build_dir", "")
+    version, build_dir, entry_point = (request.pop(name, "") for name in ("version", "build_dir", "entry_point"))
     exclude = request.get("exclude") or []
     work = tempfile.mkdtemp(prefix="app-build-")
     try:
         entries = scan(fetch(request, work), exclude)
         if not entries:
             raise BuildError("app_source holds no files")
+        if entry_point and entry_point not in entries:
+            raise BuildError(f"app_source has no file {entry_point} (app_entry_point), which app_command runs")
         content = content_id(entries)
         release = version or content[:12]
         marker = f"APP_VERSION={release}\nAPP_CONTENT={content}\n".encode()
-        result = {"id": release, "marker": hashlib.sha1(marker).hexdigest(), "requirements": "requirements.txt" in entries, "artifact": "", "checksum": ""}
+        result = {"id": release, "marker": hashlib.sha1(marker).hexdigest(), "requirements": "requirements.txt" in entries, "artifact": "", "checksum": "",
+                  "size": sum(os.lstat(source).st_size for source in entries.values())}
         if build_dir:
             build_dir = os.path.expanduser(build_dir)
             os.makedirs(build_dir, mode=0o700, exist_ok=True)

@@ -194,3 +194,9 @@ def test_program(tree):
         [sys.executable, str(FILES / "build.py")], input=json.dumps({"type": "directory", "path": str(tree)}), capture_output=True, text=True, check=True
     )
     assert len(json.loads(done.stdout)["id"]) == 12
+
+
+def test_entry_point_and_size(tree, tmp_path):
+    source = {"type": "directory", "path": str(tree)}
+    assert made(source, tmp_path, entry_point="run")["size"] > 2000
+    assert made(source, tmp_path, entry_point="wsgi.py")["error"] == "app_source has no file wsgi.py (app_entry_point), which app_command runs"

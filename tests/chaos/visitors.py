@@ -1,0 +1,37 @@
+"""Visitors of the site while something happens to it: the load generator in the lab, and what it saw."""
+import json
+import subprocess
+import time
+
+import lab
+
+from chaos import ROOT, docker
+
+
+class Visitors:
+    """They come at a fixed rate during a `with` block, and until LEAST of them came; their numbers are there after it."""
+
+    def __init__(self, rate=40, seconds=1500, least=0):
+        lab.acme_root()
+        docker("cp", str(ROOT / "tests/chaos/load.py"), "client:/root/load.py")
+        docker("exec", "client", "rm", "-f", "/tmp/load-stop")
+        self.command = ["docker", "exec", "client", "python3", "/root/load.py", str(rate), str(seconds), str(least)]
+        self.numbers, self.start = {}, time.time()
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_error):
+        docker("exec", "client", "touch", "/tmp/load-stop")
+        self.numbers = json.loads(self.process.communicate(timeout=900)[0])
+
+    def vip_moves(self):
+        """On a machine that is too busy a load balancer may believe that the other one is dead."""
+        logs = [docker("exec", name, "journalctl", "--unit=keepalived", f"--since=@{int(self.start)}", "--output=short-unix", "--no-pager").stdout
+                for name in lab.HOSTS["loadbalancers"]]
+        return [float(line.split()[0]) for log in logs for line in log.splitlines() if "Entering" in line]
+
+
+def figures(numbers):
+    return {f"{kind.lower()}_{name}": value for kind in ("GET", "POST") for name, value in numbers[kind].items()}
