@@ -1,7 +1,7 @@
 # make stage4    a running stage 4 in containers (stage1, stage2, stage3 likewise); make down removes it
-# make switchover TO=db2, make failover     on the running stage 4
+# make switchover TO=db2, make failover, make backup     on the running stage 4
 # make test      every test; make test-quick for daily work; make chaos the long version of the faults, on a running stage 4
-.PHONY: setup stage1 stage2 stage3 stage4 switchover failover test test-quick chaos down
+.PHONY: setup stage1 stage2 stage3 stage4 switchover failover backup test test-quick chaos down
 
 stage1 stage2 stage3 stage4:
 	@scripts/lab up $@
@@ -20,6 +20,9 @@ switchover:
 
 failover:
 	@scripts/lab run stage4 playbooks/failover.yml
+
+backup:
+	@scripts/lab run stage4 playbooks/backup.yml
 
 chaos:
 	@CHAOS_ROUNDS=5 PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/chaos

@@ -344,7 +344,7 @@ def webstack_database_topology(hostvars, names, created_before=None):
     elif created_before:
         result["problem"] = (
             "every database server is empty, but this inventory's database was created before (on %s): "
-            "add the servers that hold the data to group 'database', or restore them; "
+            "add the servers that hold the data to group 'database', or restore one with playbooks/restore.yml; "
             "to start empty on purpose remove the file database_created_on from webstack_credentials_dir" % created_before
         )
     elif empty:
