@@ -1,7 +1,7 @@
 # make stage4    a running stage 4 in containers (stage1, stage2, stage3 likewise); make down removes it
-# make switchover TO=db2, make failover, make backup     on the running stage 4
+# make deploy RELEASE=v2 [ARCHIVE=site.tar.gz], make rollback [RELEASE=v1], make switchover TO=db2, make failover, make backup     on the running stage 4
 # make test      every test; make test-quick for daily work; make chaos the long version of the faults, on a running stage 4
-.PHONY: setup stage1 stage2 stage3 stage4 switchover failover backup test test-quick chaos down
+.PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup test test-quick chaos down
 
 stage1 stage2 stage3 stage4:
 	@scripts/lab up $@
@@ -14,6 +14,12 @@ test:
 
 test-quick:
 	@scripts/test quick
+
+deploy:
+	@scripts/lab run stage4 playbooks/deploy.yml $(if $(RELEASE),-e release=$(RELEASE)) $(if $(ARCHIVE),-e archive=$(abspath $(ARCHIVE)))
+
+rollback:
+	@scripts/lab run stage4 playbooks/rollback.yml $(if $(RELEASE),-e release=$(RELEASE))
 
 switchover:
 	@scripts/lab run stage4 playbooks/switchover.yml -e new_primary=$(TO)
