@@ -84,13 +84,13 @@ PRINTED = """\
 # %s:1-5,
 # %s:1
 # at 158
-#261121 18:57:14 server id 1  end_log_pos 181 CRC32 0xa0ca2088 \tGTID\tlast_committed=0\tsequence_number=1\trbr_only=no\toriginal_committed_timestamp=1795255200000001\timmediate
+#261121 18:57:14 server id 1  end_log_pos 181 CRC32 0xa0ca2088 \tGTID\tlast_committed=0\toriginal_committed_timestamp=1795255200000001\timmediate
 # original_commit_timestamp=1795255200000001 (2026-11-21 10:00:00.000001 UTC)
 SET @@SESSION.GTID_NEXT= '%s:6'/*!*/;
 INSERT INTO lies VALUES ("
 SET @@SESSION.GTID_NEXT= '%s:66'/*!*/;
 ")
-#261121 18:57:14 server id 1  end_log_pos 181 CRC32 0xa0ca2088 \tGTID\tlast_committed=0\tsequence_number=1\trbr_only=no\toriginal_committed_timestamp=1795255201000000\timmediate
+#261121 18:57:14 server id 1  end_log_pos 181 CRC32 0xa0ca2088 \tGTID\tlast_committed=0\toriginal_committed_timestamp=1795255201000000\timmediate
 SET @@SESSION.GTID_NEXT= '%s:night:1'/*!*/;
 SET @@SESSION.GTID_NEXT= 'AUTOMATIC' /* added by mysqlbinlog */ /*!*/;
 """ % (A, B, A, A, A)
@@ -122,9 +122,9 @@ def transactions(asked):
             yield '%s:%d' % (A, number), at(number)
 
 
-def walk(logs, skip='', archived_until=at(59), start=BACKUP, **want):
+def walk(logs, skip='', archived_until=at(59), **want):
     want = {name: G(value) if 'gtid' in name else value for name, value in want.items()}
-    used, have = backup.walk(start, logs, want, G(skip), transactions, archived_until)
+    used, have = backup.walk(BACKUP, logs, want, G(skip), transactions, archived_until)
     return [item['name'] for item in used], str(have)
 
 
