@@ -61,8 +61,10 @@ options:
 attributes:
   check_mode:
     support: full
+    description: Says what would change, and refuses what would be refused.
   diff_mode:
     support: full
+    description: Shows the state of each server.
 notes:
   - Run it on each load balancer, with a loop over them in O(ignore:delegate_to).
   - An idle connection that HAProxy keeps to a server is no session.

@@ -74,7 +74,7 @@ def work(numbers, start, rate, seconds, least, results):
         kind = "POST" if number % 5 == 1 else "GET"
         try:
             headers = visitor.visit(number)
-            results.append((kind, time.monotonic() - due, "", headers.get("X-App-Version"), headers.get("X-App-Host")))
+            results.append((kind, time.monotonic() - due, "", headers.get("X-App-Version"), headers.get("X-App-Host"), time.time()))
         except Exception as problem:
             results.append((kind, time.monotonic() - due, "%s: %s" % (type(problem).__name__, problem), None, None, time.time()))
 
@@ -96,6 +96,8 @@ def main(rate, seconds, least="0"):
                          "p99_ms": round(times[int(len(times) * 0.99)], 1), "max_ms": round(times[-1], 1)}
     answered = {(str(result[3]), str(result[4])) for result in results if not result[2]}
     summary["hosts"] = {version: sorted(host for other, host in answered if other == version) for version, _ in answered}
+    times = {version: [result[5] for result in results if str(result[3]) == version and not result[2]] for version, _ in answered}
+    summary["seen_s"] = {version: round(max(found) - min(found), 1) for version, found in times.items()}
     print(json.dumps(summary))
 
 

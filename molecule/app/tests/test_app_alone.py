@@ -94,6 +94,23 @@ def test_broken_release_is_rolled_back(host, site, tmp_path):
     assert current(host) == before and ask(host)[0][:2] == [200, before]
 
 
+def test_stand_in_is_gone(host):
+    assert host.check_output("ls /run/app") == "app.sock"
+    assert not host.service("app-next.service").is_running
+
+
+def test_what_a_killed_run_left_is_repaired(host, site, tmp_path):
+    """The release is current and stands in, and the service was not restarted."""
+    old = current(host)
+    result = deploy(host.backend.get_hostname(), tmp_path, app_source={"type": "directory", "path": str(site)}, app_version="4.0", app_environment=NASTY)
+    assert result.returncode == 0 and ask(host)[0][:2] == [200, "4.0"]
+    host.check_output(f"ln -sfn releases/{old} /srv/app/current; systemctl restart app.service; sleep 0.1; ln -sfn releases/4.0 /srv/app/current;"
+                      " systemctl start app-next.service; cd /run/app; ln app.sock service.sock; ln -sf next.sock .lead; mv -T .lead app.sock")
+    result = deploy(host.backend.get_hostname(), tmp_path, app_source={"type": "directory", "path": str(site)}, app_version="4.0", app_environment=NASTY)
+    assert result.returncode == 0, result.stdout
+    assert ask(host)[0][:2] == [200, "4.0"] and host.check_output("ls /run/app") == "app.sock"
+
+
 def test_any_command_from_git_and_old_releases_go(host, tmp_path):
     before = current(host)
     repository = tmp_path / "repository"
@@ -116,6 +133,7 @@ def test_any_command_from_git_and_old_releases_go(host, tmp_path):
     assert ask(host)[0][::2] == [200, "any command will do"]
     assert host.check_output("systemctl show --value --property=MemoryMax app.service") == str(200 * 2**20)
     assert set(host.file("/srv/app/releases").listdir()) == {before, current(host)}
+    assert host.check_output("readlink /srv/app/previous /srv/app/next").split() == [f"releases/{before}", f"releases/{current(host)}"]
 
 
 def test_bad_input_changes_nothing(host, site, tmp_path):

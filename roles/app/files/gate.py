@@ -107,7 +107,7 @@ def wait(connect, options):
         if problem:
             time.sleep(0.05 if another else 0.2)
     for path in options.page:
-        for _ in range(TIMES):
+        for _turn in range(TIMES):
             status, _found, problem = get(connect(max(2, deadline - time.monotonic())), path, name)
             if problem or status >= 500:
                 return f"GET {path}: {problem or f'status {status}'}"

@@ -106,7 +106,7 @@ def fixture_site(tmp_path):
     with Server(str(tmp_path / "app.sock"), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
-        def check(*more, version="v2", seconds="0.5"):
+        def check(*more, version="v2", seconds="1.5"):
             return gate.main(["--path", "/healthz", "--version", version, "--seconds", seconds, "--socket", str(tmp_path / "app.sock"), *more])
 
         yield answers, asked, check
@@ -123,7 +123,7 @@ def test_three_good_answers_in_a_row(site):
 
 
 @pytest.mark.parametrize("answer, reason", [
-    (BROKEN, "GET /healthz: status 500, for 0.5 s"),
+    (BROKEN, "GET /healthz: status 500, for 1.5 s"),
     (OLD, "version v1 instead of v2"),
     ((200, None, b"{}"), "neither a header X-App-Version nor JSON"),
     ((200, None, b'{"version": "v1"}'), "version v1 instead of v2"),
@@ -185,7 +185,7 @@ def test_visitors_meet_other_versions_and_dead_load_balancers(tmp_path):
         assert gate.main(["--path", "/healthz", "--version", "v2", "--seconds", "5", "--name", "www.example.com", *sites]) == 0
         assert versions == []
         versions.extend(["v1"] * 1000)
-        problem = gate.main(["--path", "/healthz", "--version", "v2", "--seconds", "0.3", "--name", "www.example.com", *sites])
+        problem = gate.main(["--path", "/healthz", "--version", "v2", "--seconds", "2", "--name", "www.example.com", *sites])
         assert "version v1 instead of v2" in problem
         server.shutdown()
 

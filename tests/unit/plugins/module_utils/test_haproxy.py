@@ -35,7 +35,8 @@ def known():
 def test_servers():
     rows = known()
     assert [(row["backend"], row["server"], row["state"], row["status"], row["sessions"]) for row in rows] == [
-        ("web", "web1", "ready", "UP", 3), ("web", "web2", "drain", "DOWN 1/2", 3), ("pool", "one", "ready", "no check", 0), ("pool", "two", "maint", "MAINT", 0)]
+        ("web", "web1", "ready", "UP", 3), ("web", "web2", "drain", "DOWN 1/2", 3),
+        ("pool", "one", "ready", "no check", 0), ("pool", "two", "maint", "MAINT", 0)]
     assert rows[1]["check"] == 'L7STS HTTP status "502", so it is down'
 
 
