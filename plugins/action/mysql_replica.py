@@ -62,7 +62,8 @@ class ActionModule(ActionBase):
         return {key: value for key, value in status.items() if key not in JOB_KEYS}
 
     def _job(self, job, mode, task_vars):
-        return self._execute_module(module_name='ansible.builtin.async_status', module_args={'jid': job, 'mode': mode}, task_vars=task_vars)
+        where = self.get_shell_option('async_dir', default='~/.ansible_async')
+        return self._execute_module(module_name='ansible.builtin.async_status', module_args={'jid': job, 'mode': mode, '_async_dir': where}, task_vars=task_vars)
 
     def _show(self, task_vars):
         login = {name: self._task.args[name] for name in mysql.login_argument_spec() if name in self._task.args}

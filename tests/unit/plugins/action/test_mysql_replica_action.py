@@ -18,6 +18,9 @@ class Plugin(action.ActionModule):
         self._task = SimpleNamespace(args=args, check_mode=check, async_val=0)
         self.answers, self.calls = answers, []
 
+    def get_shell_option(self, option, default=None):
+        return default
+
     def _execute_module(self, module_name, module_args, task_vars, wrap_async=False):
         assert not wrap_async or self._task.async_val
         self.calls.append((module_name.split('.')[-1], wrap_async, module_args))
