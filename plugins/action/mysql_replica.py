@@ -37,8 +37,7 @@ class ActionModule(ActionBase):
         seeding = args.get('state', 'started') == 'started' and not self._task.check_mode
         first = self._execute_module(module_name=MODULE, module_args=dict(args, clone_timeout=0) if seeding else args, task_vars=task_vars)
         if not seeding or first.get('failed') or (first.get('seed') or {}).get('method') != 'clone':
-            result.update(first)
-            return result
+            return dict(result, **first)
         try:
             self._task.async_val = int(args.get('clone_timeout') or 86400) + int(args.get('timeout') or 300)
             started = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars, wrap_async=True)
@@ -63,11 +62,13 @@ class ActionModule(ActionBase):
 
     def _job(self, job, mode, task_vars):
         where = self.get_shell_option('async_dir', default='~/.ansible_async')
-        return self._execute_module(module_name='ansible.builtin.async_status', module_args={'jid': job, 'mode': mode, '_async_dir': where}, task_vars=task_vars)
+        return self._execute_module(module_name='ansible.builtin.async_status', task_vars=task_vars,
+                                    module_args={'jid': job, 'mode': mode, '_async_dir': where})
 
     def _show(self, task_vars):
         login = {name: self._task.args[name] for name in mysql.login_argument_spec() if name in self._task.args}
-        seen = self._execute_module(module_name='foobar.webstack.mysql_replication_info', module_args=dict(login, fail_on_unreachable=False), task_vars=task_vars)
+        seen = self._execute_module(module_name='foobar.webstack.mysql_replication_info', task_vars=task_vars,
+                                    module_args=dict(login, fail_on_unreachable=False))
         clone = seen.get('clone')
         if clone and clone['state'] == 'In Progress':
             display.display(progress_text(task_vars['inventory_hostname'], clone))

@@ -138,7 +138,8 @@ def channel_problems(channel):
     elif channel['sql_state'] != 'ON':
         problems.append('the applier of %s is stopped' % name)
     if channel['delay']:
-        problems.append('%s stays %s s behind on purpose (SOURCE_DELAY): its server is not for reading and not the first to take over' % (name, channel['delay']))
+        problems.append('%s stays %s s behind on purpose (SOURCE_DELAY): its server is not for reading and not the first to take over'
+                        % (name, channel['delay']))
     elif (channel['lag_seconds'] or 0) > LAG:
         problems.append('%s is %d s behind: %s' % (name, channel['lag_seconds'], channel['queue']))
     if not channel['auto_position']:

@@ -10,7 +10,8 @@ import pytest
 
 from ansible_collections.foobar.webstack.plugins.action import mysql_replica as action
 
-CLONE = {'state': 'In Progress', 'source': 'db1:3306', 'percent': 45, 'bytes': 512 * 2 ** 20, 'estimated_bytes': 1.5 * 2 ** 30, 'bytes_per_second': 110 * 2 ** 20}
+CLONE = {'state': 'In Progress', 'source': 'db1:3306', 'percent': 45,
+         'bytes': 512 * 2 ** 20, 'estimated_bytes': 1.5 * 2 ** 30, 'bytes_per_second': 110 * 2 ** 20}
 
 
 class Plugin(action.ActionModule):
@@ -56,7 +57,8 @@ def test_one_call_where_nothing_is_cloned(run, args, answer, check):
 def test_a_clone_runs_in_the_background_and_is_shown(run):
     result, plugin, shown = run({'source_host': 'db1', 'login_user': 'root', 'clone_timeout': 100}, [
         {'seed': {'method': 'clone'}, 'changed': False}, {'ansible_job_id': 'j1', 'started': 1, 'finished': 0},
-        {'started': 1, 'finished': 0}, {'started': 1, 'finished': 0}, {'clone': CLONE}, {'started': 1, 'finished': 1, 'changed': True, 'ansible_job_id': 'j1'}, {}])
+        {'started': 1, 'finished': 0}, {'started': 1, 'finished': 0}, {'clone': CLONE},
+        {'started': 1, 'finished': 1, 'changed': True, 'ansible_job_id': 'j1'}, {}])
     assert result == {'changed': True}
     assert [call[:2] for call in plugin.calls] == [
         ('mysql_replica', False), ('mysql_replica', True), ('async_status', False), ('async_status', False), ('mysql_replication_info', False),

@@ -264,7 +264,8 @@ def test_info_of_a_clone(lab):
     assert info(lab)['clone'] is None
     lab.local.clone_row = {'STATE': 'In Progress', 'ERROR_MESSAGE': ''}
     result = info(lab)
-    assert result['clone'] == {'state': 'In Progress', 'source': 'db1:3306', 'percent': 25, 'bytes': 250, 'estimated_bytes': 1000, 'bytes_per_second': 50, 'error': ''}
+    assert result['clone'] == {'state': 'In Progress', 'source': 'db1:3306', 'percent': 25, 'bytes': 250, 'estimated_bytes': 1000,
+                               'bytes_per_second': 50, 'error': ''}
     assert result['problems'] == []
     lab.local.clone_row.update(STATE='Failed', ERROR_MESSAGE='No space left on device')
     assert info(lab)['problems'] == ['the last clone from db1:3306 failed: No space left on device']
