@@ -28,12 +28,12 @@ BAD = {
     "lies about its version": ("import os\nos.environ['APP_VERSION'] = 'a-lie'\n" + SITE, "version a-lie instead of"),
 }
 FOR_VISITORS = """
-@application.after_request
-def lie(response):
-    from flask import request
-    if request.headers.get("X-Load-Balancer"):
-        response.headers["X-App-Version"] = "a-lie"
-    return response
+site = application
+
+def application(environ, start):
+    def lie(status, headers, *more):
+        return start(status, [(name, "a-lie" if name == "X-App-Version" else value) for name, value in headers], *more)
+    return site(environ, lie if "HTTP_X_LOAD_BALANCER" in environ else start)
 """
 SECOND_START = """
 import os, pathlib
@@ -113,7 +113,7 @@ def nobody_failed(visitors):
 
 
 def test_a_good_release_and_back_under_load(release):
-    """Old and new style sheets are served all the time; the release stays when the stage is run again."""
+    """Old and new style sheets are served all the time, the migration runs once for each deploy."""
     before = at_rest()
     rate, least = (100, 30000) if JUDGED else (40, 3000)
     with Visitors(rate, 15, rate * 15) as quiet:
@@ -125,9 +125,6 @@ def test_a_good_release_and_back_under_load(release):
             output, seconds = play("deploy", *options(tree, name, app_migrate_command="echo $APP_VERSION >> /srv/app/shared/migrated"))
             assert f"All hosts run release {name}" in output and at_rest() == name
             took["deploy"].append(round(seconds, 1))
-            # The stage knows nothing of this release, and keeps it.
-            output, _ = play("stage4", "--tags", "app")
-            assert not re.search(r"(app|web)\d : ok=\d+ changed=[1-9]", output) and at_rest() == name
             output, seconds = play("rollback")
             assert f"All hosts run release {before}" in output and at_rest() == before
             took["rollback"].append(round(seconds, 1))
@@ -144,7 +141,7 @@ def test_a_good_release_and_back_under_load(release):
 
 
 # The others are unit tests of the gate, too.
-@pytest.mark.parametrize("what", BAD if JUDGED else ["hangs", "answers 500"])
+@pytest.mark.parametrize("what", BAD if JUDGED else ["answers 500"])
 def test_a_bad_release_gets_no_visitor(release, what):
     before = at_rest()
     name = named("bad")
@@ -198,7 +195,10 @@ def test_cut_off_and_two_at_once(release):
         assert name in live() and before in live()
         output, seconds = play("deploy", *options(tree, name))
         assert at_rest() == name
-        play("rollback", "-e", f"release={before}")
+    # The stage knows nothing of this release, and keeps it.
+    output, _ = play("stage4", "--tags", "app")
+    assert not re.search(r"(app|web)\d : ok=\d+ changed=[1-9]", output) and at_rest() == name
+    play("rollback", "-e", f"release={before}")
     assert at_rest() == before
     report("deploy cut off and run again", again_s=round(seconds, 1), vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
     nobody_failed(visitors)

@@ -120,13 +120,13 @@ def test_files_of_the_next_and_the_previous_release():
     web = "nginx-trixie"
     HOSTS[web].check_output(
         "cd /srv/app && mkdir -p releases/0/static releases/2/static && echo old > releases/0/static/old.0123456789.css && echo new > releases/2/static/new.0123456789.css"
-        " && echo other > releases/2/static/note.txt && ln -sfn releases/0 previous && ln -sfn releases/2 next")
+        " && echo other > releases/2/static/site.0123456789ab.css && ln -sfn releases/0 previous && ln -sfn releases/2 next")
     try:
         old, new, both, none, hidden = ask(web, *({"path": "/static/" + name} for name in (
-            "old.0123456789.css", "new.0123456789.css", "note.txt", "none.css", ".hidden")))
+            "old.0123456789.css", "new.0123456789.css", "site.0123456789ab.css", "none.css", ".hidden")))
     finally:
         HOSTS[web].check_output("cd /srv/app && rm -r previous next releases/0 releases/2")
-    assert (old.body, new.body, both.body) == (b"old\n", b"new\n", b"plain text of release 1\n")
+    assert (old.body, new.body) == (b"old\n", b"new\n") and both.body.startswith(b"1\n2\n3\n")
     assert old.headers["cache-control"] == new.headers["cache-control"] == "public, max-age=31536000, immutable"
     assert old.headers["content-type"] == "text/css"
     assert (none.status, hidden.status) == (404, 404)

@@ -94,18 +94,21 @@ def wait(connect, options):
     name = options.name or "localhost"
     deadline = time.monotonic() + options.seconds
     before = restarts(options.unit)
-    good = 0
+    good = bad = 0
     while good < TIMES:
         status, found, problem = get(connect(min(2, max(deadline - time.monotonic(), 0.1))), options.path, name)
         problem = judge(status, found, problem, options.version)
         another = options.site and status == 200 and found
         good = good + 1 if not problem else good if another else 0
+        bad += bool(problem and not another)
+        if options.site and bad >= TIMES:
+            return f"GET {options.path}: {problem}, {TIMES} times"  # visitors meet this
         if problem and restarts(options.unit) - before >= DEATHS:
             return f"GET {options.path}: {problem}; the service died {DEATHS} times"
         if problem and time.monotonic() >= deadline:
             return f"GET {options.path}: {problem}, for {options.seconds:g} s"
         if problem:
-            time.sleep(0.05 if another else 0.2)
+            time.sleep(0.01 if another else 0.2)
     for path in options.page:
         for _turn in range(TIMES):
             status, _found, problem = get(connect(max(2, deadline - time.monotonic())), path, name)

@@ -187,6 +187,9 @@ def test_visitors_meet_other_versions_and_dead_load_balancers(tmp_path):
         versions.extend(["v1"] * 1000)
         problem = gate.main(["--path", "/healthz", "--version", "v2", "--seconds", "2", "--name", "www.example.com", *sites])
         assert "version v1 instead of v2" in problem
+        # A wrong name is answered 421: what visitors see is not looked at for long.
+        versions[:] = ["v2"] * 100
+        assert gate.main(["--path", "/healthz", "--version", "v2", "--seconds", "60", "--name", "other.example.com", *sites]) == "GET /healthz: status 421, 3 times"
         server.shutdown()
 
 
