@@ -156,7 +156,7 @@ def test_a_bad_release_gets_no_visitor(release, what):
 
 
 @pytest.mark.parametrize("what, wsgi, reason", [
-    ("lies to visitors only", SITE + FOR_VISITORS, "version a-lie instead of"),
+    ("lies to visitors only", SITE + FOR_VISITORS, "version a-lie and "),
     ("works once", SITE + SECOND_START, "one start was enough"),
 ][0 if JUDGED else 1:])
 def test_what_the_trial_cannot_see_meets_one_host(release, what, wsgi, reason):

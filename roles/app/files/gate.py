@@ -94,11 +94,14 @@ def wait(connect, options):
     name = options.name or "localhost"
     deadline = time.monotonic() + options.seconds
     before = restarts(options.unit)
-    good = bad = 0
+    good, bad, others = 0, 0, set()
     while good < TIMES:
         status, found, problem = get(connect(min(2, max(deadline - time.monotonic(), 0.1))), options.path, name)
         problem = judge(status, found, problem, options.version)
         another = options.site and status == 200 and found
+        if problem and another:
+            others.add(found)
+            problem = f"version {' and '.join(sorted(others))} instead of {options.version}"
         good = good + 1 if not problem else good if another else 0
         bad += bool(problem and not another)
         if options.site and bad >= TIMES:
