@@ -96,3 +96,10 @@ def test_an_unreachable_host_does_not_end_the_play_silently(path):
 
     for task in tasks(read(ROOT / path)):
         assert not (task.get("run_once") and task.get("ignore_unreachable")) or task.get("ignore_errors"), task.get("name")
+
+
+def test_handlers_have_names_of_their_own():
+    """Ansible takes the last of the handlers of a play that share a name."""
+    names = [handler["name"] for role in ROLES if (role / "handlers/main.yml").exists() for handler in read(role / "handlers/main.yml")]
+    assert len(names) > 20
+    assert [name for name in names if names.count(name) > 1] == []
