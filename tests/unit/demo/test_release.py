@@ -189,7 +189,8 @@ def test_visitors_meet_other_versions_and_dead_load_balancers(tmp_path):
         assert "version v1 instead of v2" in problem
         # A wrong name is answered 421: what visitors see is not looked at for long.
         versions[:] = ["v2"] * 100
-        assert gate.main(["--path", "/healthz", "--version", "v2", "--seconds", "60", "--name", "other.example.com", *sites]) == "GET /healthz: status 421, 3 times"
+        wrong = ["--path", "/healthz", "--version", "v2", "--seconds", "60", "--name", "other.example.com", *sites]
+        assert gate.main(wrong) == "GET /healthz: status 421, 3 times"
         server.shutdown()
 
 
