@@ -92,6 +92,7 @@ def test_password_rotated():
     assert lab.wait_for(whole)
 
 
+@pytest.mark.long
 def test_lost_disk_and_too_small_a_new_one(replica, filler):
     """The new one is too small for the data: refused before anything is copied; with more room the same command seeds the replica."""
     filler()
