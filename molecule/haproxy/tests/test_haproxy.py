@@ -186,8 +186,9 @@ def test_writer_follows_the_primary_at_once(host):
         "while answer != 'db2':\n"
         "    with socket.create_connection(('127.0.0.1', 6446)) as client:\n"
         "        answer = client.makefile().readline().strip()\n"
-        "        assert answer, 'refused'\n"
-        "print(time.monotonic() - start)\n"
+        "        if not answer:\n"
+        "            break\n"
+        "print(time.monotonic() - start if answer else 'inf')\n"
     )
 
     def attempt():
