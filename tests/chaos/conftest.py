@@ -11,6 +11,10 @@ os.environ.setdefault("MOLECULE_PROJECT_DIRECTORY", str(ROOT))
 sys.path[:0] = [str(ROOT / "molecule/shared/tests"), str(Path(__file__).parent)]
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: for `make chaos`, where every test runs it would take too long")
+
+
 @pytest.fixture
 def cluster():
     """A test that asks for it starts from a whole cluster and leaves one behind."""

@@ -63,6 +63,7 @@ def test_broken_relay_log(replica):
     assert lab.wait_for(lambda: asked(replica, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{keys[-1]}'") == "1")
 
 
+@pytest.mark.long
 def test_an_hour_behind(replica):
     lab.sql(replica, "STOP REPLICA SQL_THREAD; CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 3600; START REPLICA SQL_THREAD")
     key = written()
@@ -71,6 +72,7 @@ def test_an_hour_behind(replica):
     assert asked(replica, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{key}'") == "1"
 
 
+@pytest.mark.long
 def test_password_changed_behind_our_back(replica):
     account = lab.sql(primary(), "SELECT CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'replication'").splitlines()
     lab.sql(primary(), "; ".join(f"ALTER USER {name} IDENTIFIED BY 'another'" for name in account))
@@ -90,6 +92,7 @@ def test_password_rotated():
     assert lab.wait_for(whole)
 
 
+@pytest.mark.long
 def test_lost_disk_and_too_small_a_new_one(replica, filler):
     """The new one is too small for the data: refused before anything is copied; with more room the same command seeds the replica."""
     filler()
@@ -112,6 +115,7 @@ def test_lost_disk_and_too_small_a_new_one(replica, filler):
     assert lab.wait_for(whole, seconds=60)
 
 
+@pytest.mark.long
 def test_full_disk(replica, filler):
     """It waits and goes on by itself once there is room; the primary has its acknowledgements from the other replica."""
     on = lab.on(replica)
