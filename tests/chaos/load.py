@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import select
 import ssl
 import sys
 import threading
@@ -30,7 +31,8 @@ class Visitor:
         self.connection, self.used = None, 0
 
     def ask(self, method, path, body=None):
-        if self.connection is None or time.monotonic() - self.used > KEPT:
+        # As browsers do: not on a connection that the site has closed meanwhile.
+        if self.connection is None or time.monotonic() - self.used > KEPT or select.select([self.connection.sock], [], [], 0)[0]:
             self.close()
             self.connection = http.client.HTTPSConnection(NAME, timeout=30, context=self.context)
         try:
