@@ -103,15 +103,6 @@ def options(tree, name, **more):
     return ["-e", json.dumps({"app_source": {"type": "directory", "path": str(tree)}, "release": name, **more})]
 
 
-def nobody_failed(visitors):
-    """Where the machine is too busy a VIP moves on its own, and the app says that it has lost its database: neither is the deploy's."""
-    moves = visitors.vip_moves()
-    failed = [failure for failure in visitors.numbers["reasons"]
-              if JUDGED or not (any(abs(failure[0] - move) < 2 for move in moves) or re.search(r"status 503 for \S+ \S+ app", failure[2]))]
-    assert failed == [], (failed[:10], moves)
-    assert visitors.numbers["GET"]["requests"] > 100 and visitors.numbers["POST"]["requests"] > 25
-
-
 def test_a_good_release_and_back_under_load(release):
     """Old and new style sheets are served all the time, the migration runs once for each deploy."""
     before = at_rest()
@@ -130,7 +121,7 @@ def test_a_good_release_and_back_under_load(release):
             took["rollback"].append(round(seconds, 1))
     report("deploy and rollback", **took, quiet_get_p99_ms=quiet.numbers["GET"]["p99_ms"], quiet_post_p99_ms=quiet.numbers["POST"]["p99_ms"],
            vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
-    nobody_failed(visitors)
+    visitors.nobody_failed()
     assert visitors.numbers["GET"]["requests"] + visitors.numbers["POST"]["requests"] >= least
     assert visitors.numbers["hosts"] == {before: APPS, name: APPS}
     migrated = [docker("exec", host, "cat", "/srv/app/shared/migrated", check=False).stdout.split().count(name) for host in APPS]
@@ -151,7 +142,7 @@ def test_a_bad_release_gets_no_visitor(release, what):
     report(f"deploy of a release that {what}", command_s=round(seconds, 1), hosts_exposed=len(visitors.numbers["hosts"].get(name, [])), vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
     assert reason in output and f"Release {name} does not work, so {before} is back" in output and f"{APPS[0]}: " in output
     assert at_rest() == before
-    nobody_failed(visitors)
+    visitors.nobody_failed()
     assert visitors.numbers["hosts"] == {before: APPS}
 
 
@@ -171,7 +162,7 @@ def test_what_the_trial_cannot_see_meets_one_host(release, what, wsgi, reason):
            vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
     assert reason in output and f"Release {name} does not work, so {before} is back" in output
     assert at_rest() == before
-    nobody_failed(visitors)
+    visitors.nobody_failed()
     assert hosts <= {APPS[0]}
 
 
@@ -201,7 +192,7 @@ def test_cut_off_and_two_at_once(release):
     play("rollback", "-e", f"release={before}")
     assert at_rest() == before
     report("deploy cut off and run again", again_s=round(seconds, 1), vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
-    nobody_failed(visitors)
+    visitors.nobody_failed()
 
 
 def refused(*more):
