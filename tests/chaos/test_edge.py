@@ -116,9 +116,8 @@ def test_a_server_dies(tier, how):
     visitors = under_load(lambda: docker({"killed": "kill", "frozen": "pause"}[how], victim), 6,
                           lambda: docker({"killed": "start", "frozen": "unpause"}[how], victim))
     report(f"{tier} server {how}", **figures(visitors.numbers))
-    assert visitors.numbers["GET"]["failed"] == 0, visitors.numbers["reasons"]
+    visitors.nobody_failed("GET")
     assert visitors.numbers["POST"]["failed"] <= RATE / 5 * 3, visitors.numbers["reasons"]
-    assert visitors.numbers["GET"]["requests"] > 100
 
 
 RELOADS = [("haproxy", "loadbalancers"), ("haproxy", "app"), ("nginx", "web"), ("keepalived", "loadbalancers")]
