@@ -153,6 +153,11 @@ def alike():
     return lab.wait_for(lambda: len(sums()) == 1 and "" not in sums(), seconds=30)
 
 
+def holders():
+    """Load balancers that hold the VIP."""
+    return [name for name in lab.HOSTS["loadbalancers"] if running(name) and f"inet {lab.VIP}/" in docker("exec", name, "ip", "-4", "address").stdout]
+
+
 def report(name, file="chaos.jsonl", **figures):
     """For the tables in docs/: one line of JSON for each measurement."""
     line = json.dumps({"name": name, **figures})

@@ -9,12 +9,12 @@ import time
 import lab
 import pytest
 
-from chaos import ROUNDS, docker, report, running
+from chaos import ROUNDS, docker, holders, report, running
 from visitors import Visitors, figures
 
 JUDGED = ROUNDS > 1
 EDGE = lab.HOSTS["loadbalancers"]
-RATE, LEAST = (100, 30000) if JUDGED else (40, 3000)
+RATE, LEAST = (100, 30000) if JUDGED else (40, 1500)
 # Milliseconds until new connections are answered again; what is asked for, on a quiet machine.
 HANDOVERS = {
     "keepalived stopped": (lambda name: on(name, "systemctl stop keepalived"), lambda name: on(name, "systemctl start keepalived"), 10),
@@ -26,10 +26,6 @@ HANDOVERS = {
 
 def on(name, command):
     return docker("exec", name, "bash", "-c", command).stdout.strip()
-
-
-def holders():
-    return [name for name in EDGE if running(name) and f"inet {lab.VIP}/" in on(name, "ip -4 address")]
 
 
 def healthy():
