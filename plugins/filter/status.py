@@ -164,14 +164,15 @@ class Site:
             for entrance in entrances:
                 self.link("visitors", entrance["address"], name, "up" if name in entrance["holders"] else "idle" if self.runs(name, "haproxy") else "down")
             for server in self.names["web"]:
-                self.link("web", name, server, uses.get(server, "down" if self.said[name] else "unknown"))
+                use = uses.get(server, "down" if self.said[name] else "unknown")
+                self.link("web", name, server, "idle" if use == "up" and self.webstack["vips"] and not held else use)
             nodes.append({
                 "name": name, "holds": held, "serves": self.runs(name, "haproxy"), "certificate_days": days.get(name),
                 "requests_per_second": sum(int(row.get("req_rate") or 0) for row in front), "sessions": sum(int(row.get("scur") or 0) for row in front),
             })
         return nodes
 
-    def web(self):
+    def web(self, entrances):
         nodes, balancers = [], [name for name in self.names["loadbalancers"] if self.stat[name]]
         for name in self.names["web"]:
             links = {link["from"]: link["state"] for link in self.links if link["kind"] == "web" and link["to"] == name and link["from"] in balancers}
@@ -185,6 +186,8 @@ class Site:
                 traffic = "up" if not down + out else "partly" if len(down + out) < len(links) else "out" if out else "down"
             else:
                 traffic = "unknown" if self.names["loadbalancers"] or not self.said[name] else "up" if self.runs(name, "nginx") else "down"
+                for entrance in entrances if not self.names["loadbalancers"] else []:
+                    self.link("visitors", entrance["address"], name, traffic)
             nodes.append({"name": name, "traffic": traffic, "release": self.said[name].get("release") or None})
         return nodes
 
@@ -312,7 +315,7 @@ def webstack_status(hostvars, webstack, now):
     site = Site(hostvars, webstack, now)
     site.hosts()
     entrances, days = site.edge()
-    balancers, web, (app, release), (database, primary, semi_sync) = site.loadbalancers(entrances, days), site.web(), site.app(), site.database()
+    balancers, web, (app, release), (database, primary, semi_sync) = site.loadbalancers(entrances, days), site.web(entrances), site.app(), site.database()
     site.routes()
     alerts = site.alerts()
     monitoring = [{"name": name, "alerts": None if alerts is None else len(alerts)} for name in site.names["monitoring"]]
