@@ -45,7 +45,9 @@ def _answer(registered):
     try:
         return json.loads(registered.get("stdout") or ""), ""
     except ValueError:
-        return {}, _line(registered.get("msg") or registered.get("stderr") or "no answer")
+        # The last line of a traceback says more than Ansible, which has no JSON to read.
+        lines = (registered.get("module_stderr") or registered.get("stderr") or registered.get("msg") or "no answer").strip().splitlines()
+        return {}, _line(lines[-1])
 
 
 def _use(row):
@@ -164,7 +166,7 @@ class Site:
             for entrance in entrances:
                 self.link("visitors", entrance["address"], name, "up" if name in entrance["holders"] else "idle" if self.runs(name, "haproxy") else "down")
             for server in self.names["web"]:
-                use = uses.get(server, "down" if self.said[name] else "unknown")
+                use = uses.get(server, "unknown")
                 self.link("web", name, server, "idle" if use == "up" and self.webstack["vips"] and not held else use)
             nodes.append({
                 "name": name, "holds": held, "serves": self.runs(name, "haproxy"), "certificate_days": days.get(name),
@@ -202,8 +204,9 @@ class Site:
             elif current and running and current != running:
                 self.warning(name, "app", "release %s runs, %s is deployed" % (running, current))
             for server in self.names["web"]:
+                # nginx of a host that has both asks its own.
                 if server == name or server not in self.names["app"]:
-                    self.link("app", server, name, "up" if answers else "down" if said else "unknown")
+                    self.link("app", server, name, "down" if said and not answers else "up" if said and self.runs(server, "nginx") else "unknown")
             nodes.append({"name": name, "answers": answers if said else None, "release": running or current})
         deployed = {}
         for name in dict.fromkeys(self.names["app"] + self.names["web"]):
@@ -306,6 +309,20 @@ class Site:
         return firing if asked else None
 
 
+def _summary(name, site, vips, primary, release, certificate_days):
+    facts = ["%s holds %s" % (_and(vip["holders"]), vip["address"]) for vip in vips if vip["holders"]]
+    if primary:
+        facts.append("%s is the primary" % primary)
+    if release:
+        facts.append("release %s" % release)
+    if certificate_days is not None:
+        facts.append("the certificate is good for %d days" % certificate_days)
+    lines = ["%s is not healthy" % name if site.problems else ": ".join(part for part in ("%s is healthy" % name, ", ".join(facts)) if part)]
+    for kind, found in (("problem", site.problems), ("warning", site.warnings)):
+        lines += ["%s: %s%s" % (kind, one["host"] + ": " if one["host"] else "", one["text"]) for one in found]
+    return "\n".join(lines)
+
+
 def webstack_status(hostvars, webstack, now):
     """Return {healthy, problems, warnings, …}: the site as its hosts describe it.
 
@@ -325,15 +342,9 @@ def webstack_status(hostvars, webstack, now):
             node.update(state=site.state(node["name"], tier), asked=bool(site.said[node["name"]]))
     name = webstack["server_names"][0]
     certificate_days = min((value for value in days.values() if value is not None), default=None)
-    facts = ["%s holds %s" % (_and(entrance["holders"]), entrance["address"]) for entrance in entrances if webstack["vips"]]
-    facts += ["%s is the primary" % primary] * bool(primary) + ["release %s" % release] * bool(release)
-    facts += ["the certificate is good for %d days" % certificate_days] * (certificate_days is not None)
-    said = ["%s is %s%s" % (name, "not healthy" if site.problems else "healthy", "" if site.problems else ": " + ", ".join(facts))]
-    said += ["%s: %s" % (kind, (one["host"] + ": " if one["host"] else "") + one["text"])
-             for kind, found in (("problem", site.problems), ("warning", site.warnings)) for one in found]
     return {
         "healthy": not site.problems,
-        "summary": "\n".join(said),
+        "summary": _summary(name, site, entrances if webstack["vips"] else [], primary, release, certificate_days),
         "problems": site.problems,
         "warnings": site.warnings,
         "site": {
