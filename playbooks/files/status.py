@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What this host says of itself: status.py '{"name": …, "addresses": […], "tls": …, "health": …, "certificate": …}'.
+"""What this host says of itself: status.py '{"name": …, "visit": [address…], "tls": …, "health": …, "certificate": …}'.
 
 Runs on the host, changes nothing, prints a JSON object. Judging is left to the controller.
 """
@@ -64,7 +64,8 @@ def version(body):
 def run(*command, given=None):
     """Standard output; empty where there is no such program."""
     try:
-        return subprocess.run(command, input=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False).stdout.decode(errors="replace")
+        done = subprocess.run(command, input=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False)
+        return done.stdout.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
@@ -142,7 +143,7 @@ def main(asked):
         "haproxy": haproxy() if "haproxy" in running else "",
         "release": os.path.basename(os.path.realpath("/srv/app/current")) if os.path.exists("/srv/app/current/.release") else "",
         "app": Connection("/run/app/app.sock", asked["name"]).get(asked["health"]) if "app" in running else {},
-        "visits": [visit(address, asked["name"], asked["tls"]) for address in asked["addresses"]],
+        "visits": [visit(address, asked["name"], asked["tls"]) for address in asked["visit"]],
         "certificate": certificate(host_certificate, asked["name"]) if host_certificate else {},
         "alerts": alerts() if "prometheus-alertmanager" in running else None,
     }, sys.stdout)

@@ -129,13 +129,13 @@ class Site:
         entrances = []
         for vip in vips:
             holders = [name for name in self.names[tier] if any(_same_address(vip, address) for address in self.said[name].get("addresses") or [])]
-            entrances.append({"address": vip, "holders": holders, "answers": []})
+            entrances.append({"address": vip, "vip": True, "holders": holders, "answers": []})
             if len(holders) > 1:
                 self.problem(None, tier, "%s is held by %s at once" % (vip, _and(holders)))
             elif not holders and all(self.reason[name] is not None for name in self.names[tier]):
                 self.problem(None, tier, "no load balancer holds %s" % vip)
         # Without VIPs the address may be one that a router in front of the site has: each host is asked at its own alone.
-        entrances = entrances or [{"address": address, "holders": self.names[tier][:1], "answers": []} for address in self.webstack["public_addresses"]]
+        entrances = entrances or [{"address": address, "vip": False, "holders": self.names[tier][:1], "answers": []} for address in self.webstack["public_addresses"]]
         days = {}
         for name in self.names[tier]:
             for visit in self.said[name].get("visits") or []:
@@ -145,7 +145,8 @@ class Site:
                     if _same_address(visit["address"], entrance["address"]) if vips else name in entrance["holders"]:
                         entrance["answers"].append({"to": name, "status": visit["status"], "milliseconds": visit["milliseconds"]})
                 if wrong and (outside or self.runs(name, "haproxy" if tier == "loadbalancers" else "nginx")):
-                    self.problem(name, tier, "%s does not answer %s: %s" % (visit["address"] if outside else "the site", "it" if outside else "here", wrong))
+                    what = "%s does not answer it" % visit["address"] if outside else "the site does not answer here"
+                    self.problem(name, tier, "%s: %s" % (what, wrong))
                 if not outside and visit["certificate"]:
                     days[name] = self.certificate(name, tier, "the certificate that it serves", visit["certificate"])
                     if visit["certificate"]["own"]:
@@ -159,7 +160,7 @@ class Site:
         for name in self.names["loadbalancers"]:
             stat = self.stat[name]
             front = [row for (proxy, server), row in stat.items() if server == "FRONTEND" and proxy in ("http", "https")]
-            held = [entrance["address"] for entrance in entrances if name in entrance["holders"]]
+            held = [entrance["address"] for entrance in entrances if entrance["vip"] and name in entrance["holders"]]
             uses = {server: _use(row) for (proxy, server), row in stat.items() if proxy == "web" and server not in ("FRONTEND", "BACKEND")}
             if uses and "up" not in uses.values():
                 self.problem(name, "loadbalancers", "no web server is up for it: visitors get errors")
@@ -215,13 +216,15 @@ class Site:
             elif self.said[name]:
                 self.problem(name, None, "no release is deployed")
         if len(deployed) > 1:
-            self.warning(None, "app", "hosts have different releases: %s" % "; ".join("%s on %s" % (release, _and(names)) for release, names in deployed.items()))
+            found = ("%s on %s" % (release, _and(names)) for release, names in deployed.items())
+            self.warning(None, "app", "hosts have different releases: %s" % "; ".join(found))
         return nodes, next(iter(deployed)) if len(deployed) == 1 else None
 
     def database(self):
         names = self.names["database"]
         known = {name: (self.hostvars.get(name) or {}).get("__site_database_server") or {} for name in names}
         uuids = {known[name]["server_uuid"]: name for name in names if known[name].get("reachable")}
+        by_address = {self.address[name]: name for name in names}
         found = webstack_database_topology(self.hostvars, names)
         primary = found["primary"] if not found["new"] else None
         if found["new"]:
@@ -245,7 +248,7 @@ class Site:
                 if primary and name != primary and not channels:
                     self.problem(name, "database", "follows no other server")
             for channel in channels:
-                source = uuids.get(channel["source_uuid"]) or next((host for host in names if self.address[host] == channel["source_host"]), channel["source_host"])
+                source = uuids.get(channel["source_uuid"]) or by_address.get(channel["source_host"], channel["source_host"])
                 works = channel["io_state"] == "ON" and channel["sql_state"] == "ON"
                 node.update(source=source, lag_seconds=channel["lag_seconds"])
                 if primary and source not in names:
@@ -344,7 +347,7 @@ def webstack_status(hostvars, webstack, now):
     certificate_days = min((value for value in days.values() if value is not None), default=None)
     return {
         "healthy": not site.problems,
-        "summary": _summary(name, site, entrances if webstack["vips"] else [], primary, release, certificate_days),
+        "summary": _summary(name, site, [entrance for entrance in entrances if entrance["vip"]], primary, release, certificate_days),
         "problems": site.problems,
         "warnings": site.warnings,
         "site": {

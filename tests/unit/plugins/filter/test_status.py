@@ -166,7 +166,7 @@ def test_a_host_outside_the_limit_is_no_problem():
     (lambda lab: lab.look["lb1"]["visits"][0]["certificate"].update(ends=NOW + 1.5 * DAY), "lb1: the certificate that it serves ends in 1 day"),
     (lambda lab: lab.look["lb1"]["visits"][0]["certificate"].update(own=True), "lb1: it serves a stand-in certificate, the real one was never issued"),
     (lambda lab: lab.look["lb1"]["visits"][0]["certificate"].update(named=False), "lb1: the certificate that it serves is not for www.foobar.com"),
-    (lambda lab: lab.broken("lb1", haproxy=stat(("web", "web1", "UP", 2), ("web", "web2", "DOWN", 2))), "web2: gets no visitors from lb1: DOWN "),
+    (lambda lab: lab.broken("lb1", haproxy=stat(("web", "web1", "UP", 2), ("web", "web2", "DOWN", 2))), "web2: gets no visitors from lb1: DOWN"),
     (lambda lab: lab.broken("lb1", haproxy=stat(("web", "web1", "MAINT", 2), ("web", "web2", "DRAIN", 2))), "lb1: no web server is up for it: visitors get errors"),
     (lambda lab: lab.broken("web1", "units", nginx="inactive"), "web1: nginx is inactive"),
     (lambda lab: lab.broken("web1", release=""), "web1: no release is deployed"),
