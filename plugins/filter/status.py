@@ -14,7 +14,8 @@ from ansible_collections.foobar.webstack.plugins.module_utils import haproxy
 
 DAY = 86400
 # certbot renews 30 days before the end; 21 is when the alert CertificateExpiry fires.
-WARN_DAYS, ALARM_DAYS = 21, 7
+WARN_DAYS = 21
+ALARM_DAYS = 7
 # What a tier cannot work without.
 UNITS = {
     "loadbalancers": [("haproxy", None), ("keepalived", "cluster")],
@@ -135,7 +136,9 @@ class Site:
             elif not holders and all(self.reason[name] is not None for name in self.names[tier]):
                 self.problem(None, tier, "no load balancer holds %s" % vip)
         # Without VIPs the address may be one that a router in front of the site has: each host is asked at its own alone.
-        entrances = entrances or [{"address": address, "vip": False, "holders": self.names[tier][:1], "answers": []} for address in self.webstack["public_addresses"]]
+        if not vips:
+            first = self.names[tier][:1]
+            entrances = [{"address": address, "vip": False, "holders": first, "answers": []} for address in self.webstack["public_addresses"]]
         days = {}
         for name in self.names[tier]:
             for visit in self.said[name].get("visits") or []:

@@ -66,7 +66,8 @@ def test_an_entry_is_kept_from_stage_to_stage():
 def test_the_status_playbook_finds_nothing_wrong(tmp_path):
     """But for alerts, which may still fire for what another test broke."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    command = ["ansible-playbook", "-i", f"inventories/{lab.STAGE}", "-i", f".lab/{lab.STAGE}.yml", "playbooks/status.yml", "-e", f"status_directory={tmp_path}"]
+    inventories = ["-i", f"inventories/{lab.STAGE}", "-i", f".lab/{lab.STAGE}.yml"]
+    command = ["ansible-playbook", *inventories, "playbooks/status.yml", "-e", f"status_directory={tmp_path}"]
     result = subprocess.run(command, cwd=lab.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (tmp_path / "index.html").exists(), result.stdout[-3000:] + result.stderr[-3000:]
     status = json.loads((tmp_path / "status.json").read_text())

@@ -11,8 +11,14 @@ from ansible_collections.foobar.webstack.plugins.filter.topology import FEATURES
 NOW = 1_800_000_000
 DAY = 86400
 TEMPLATE = (Path(__file__).resolve().parents[4] / "playbooks/templates/status.html.j2").read_text()
-UNITS = {"loadbalancers": ["haproxy", "keepalived"], "web": ["nginx"], "app": ["app", "haproxy"], "database": ["mysql"], "monitoring": ["prometheus", "prometheus-alertmanager"]}
-WATCHDOG = {"labels": {"alertname": "Watchdog", "severity": "none"}, "annotations": {"summary": "The path of alerts works"}, "startsAt": "2027-01-15T08:00:00.000Z"}
+UNITS = {
+    "loadbalancers": ["haproxy", "keepalived"], "web": ["nginx"], "app": ["app", "haproxy"], "database": ["mysql"],
+    "monitoring": ["prometheus", "prometheus-alertmanager"],
+}
+
+
+def alert(name="Watchdog", severity="none", host="", summary="The path of alerts works"):
+    return {"labels": {"alertname": name, "severity": severity, "host": host}, "annotations": {"summary": summary}, "startsAt": "2027-01-15T08:00:00.000Z"}
 
 
 def stat(*rows):
@@ -69,7 +75,7 @@ class Lab:
             "haproxy": stat(*rows) if rows else "", "release": "v1" if {"web", "app"} & set(tiers) else "",
             "app": {"status": 200, "version": "v1", "error": ""} if "app" in tiers else {},
             "visits": [{"address": address, "status": 200, "milliseconds": 40, "error": "", "certificate": served} for address in addresses] if edge else [],
-            "certificate": {"ends": NOW + 300.5 * DAY, "own": False, "named": False}, "alerts": [WATCHDOG] if "monitoring" in tiers else None,
+            "certificate": {"ends": NOW + 300.5 * DAY, "own": False, "named": False}, "alerts": [alert()] if "monitoring" in tiers else None,
         }
 
     def server(self, name):
@@ -143,7 +149,8 @@ def test_a_dead_host_is_named_with_the_reason():
 
 
 def test_the_last_line_of_a_traceback_is_the_reason():
-    assert said(Lab().gone("web2", msg="no JSON", module_stderr="Traceback\n  File\nOSError: disk gone\n").status()["problems"]) == ["web2: cannot be asked: OSError: disk gone"]
+    lab = Lab().gone("web2", msg="no JSON", module_stderr="Traceback\n  File\nOSError: disk gone\n")
+    assert said(lab.status()["problems"]) == ["web2: cannot be asked: OSError: disk gone"]
 
 
 def test_a_host_outside_the_limit_is_no_problem():
@@ -167,7 +174,8 @@ def test_a_host_outside_the_limit_is_no_problem():
     (lambda lab: lab.look["lb1"]["visits"][0]["certificate"].update(own=True), "lb1: it serves a stand-in certificate, the real one was never issued"),
     (lambda lab: lab.look["lb1"]["visits"][0]["certificate"].update(named=False), "lb1: the certificate that it serves is not for www.foobar.com"),
     (lambda lab: lab.broken("lb1", haproxy=stat(("web", "web1", "UP", 2), ("web", "web2", "DOWN", 2))), "web2: gets no visitors from lb1: DOWN"),
-    (lambda lab: lab.broken("lb1", haproxy=stat(("web", "web1", "MAINT", 2), ("web", "web2", "DRAIN", 2))), "lb1: no web server is up for it: visitors get errors"),
+    (lambda lab: lab.broken("lb1", haproxy=stat(("web", "web1", "MAINT", 2), ("web", "web2", "DRAIN", 2))),
+     "lb1: no web server is up for it: visitors get errors"),
     (lambda lab: lab.broken("web1", "units", nginx="inactive"), "web1: nginx is inactive"),
     (lambda lab: lab.broken("web1", release=""), "web1: no release is deployed"),
     (lambda lab: lab.broken("app1", "app", status=500), "app1: the app does not answer its health check: status 500"),
@@ -180,7 +188,7 @@ def test_a_host_outside_the_limit_is_no_problem():
      "db1: semi-synchronous replication is off: an acknowledged write may exist here alone"),
     (lambda lab: lab.broken("db2", "units", vmagent="failed"), "db2: vmagent is failed: no metrics come from here"),
     (lambda lab: lab.broken("monitor1", alerts=None), "monitor1: Alertmanager does not answer"),
-    (lambda lab: lab.broken("monitor1", alerts=[WATCHDOG, {**WATCHDOG, "labels": {"alertname": "MySQLDown", "severity": "critical"}, "annotations": {"summary": "db1 is down"}}]),
+    (lambda lab: lab.broken("monitor1", alerts=[alert(), alert("MySQLDown", "critical", "db1", "db1 is down")]),
      "MySQLDown: db1 is down"),
 ])
 def test_what_makes_a_site_unhealthy(break_it, problem):
@@ -222,7 +230,7 @@ def test_what_hosts_say_is_escaped():
     lab = Lab().gone("web2", msg=evil)
     lab.mysql["db3"].update(problems=[evil], version=evil)
     lab.broken("web1", release=evil)
-    lab.broken("monitor1", alerts=[WATCHDOG, {**WATCHDOG, "labels": {"alertname": evil, "severity": evil, "host": evil}, "annotations": {"summary": evil}}])
+    lab.broken("monitor1", alerts=[alert(), alert(evil, evil, evil, evil)])
     page = lab.page()
     assert "<script" not in page and "&lt;script&gt;" in page and "{{ 7 * 7 }}" in page
 
