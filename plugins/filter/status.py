@@ -185,7 +185,8 @@ class Site:
             down, out = ([balancer for balancer, state in links.items() if state == wanted] for wanted in ("down", "out"))
             if down and not (self.said[name] and not self.runs(name, "nginx")):
                 check = self.stat[down[0]].get(("web", name), {})
-                self.problem(name, "web", "gets no visitors from %s: %s %s" % (_and(down), check.get("status", "unknown"), check.get("last_chk") or ""))
+                reason = " ".join(part for part in (check.get("status"), check.get("last_chk")) if part)
+                self.problem(name, "web", "gets no visitors from %s: %s" % (_and(down), reason))
             if out:
                 self.warning(name, "web", "was taken out of service on %s" % _and(out))
             if links:
