@@ -48,7 +48,7 @@ def _answer(registered):
     except ValueError:
         # The last line of a traceback says more than Ansible, which has no JSON to read.
         lines = (registered.get("module_stderr") or registered.get("stderr") or registered.get("msg") or "no answer").strip().splitlines()
-        return {}, _line(lines[-1])
+        return {}, _line(lines[-1].removeprefix("Task failed: ").rpartition("can be reached over ssh: ")[2])
 
 
 def _use(row):
@@ -133,7 +133,7 @@ class Site:
             entrances.append({"address": vip, "vip": True, "holders": holders, "answers": []})
             if len(holders) > 1:
                 self.problem(None, tier, "%s is held by %s at once" % (vip, _and(holders)))
-            elif not holders and all(self.reason[name] is not None for name in self.names[tier]):
+            elif not holders and all(self.said[name] for name in self.names[tier]):
                 self.problem(None, tier, "no load balancer holds %s" % vip)
         # Without VIPs the address may be one that a router in front of the site has: each host is asked at its own alone.
         if not vips:

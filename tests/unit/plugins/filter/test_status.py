@@ -142,10 +142,19 @@ def test_who_holds_the_vip_and_where_traffic_goes():
 
 
 def test_a_dead_host_is_named_with_the_reason():
-    lab = Lab().gone("web2", unreachable=True, msg="ssh: connect to host 198.19.0.4 port 22: Connection timed out")
+    lab = Lab().gone("web2", unreachable=True, msg=(
+        'Task failed: Data could not be sent to remote host "198.19.0.4". Make sure this host can be reached over ssh: '
+        "ssh: connect to host 198.19.0.4 port 22: Connection timed out\r\n"))
     status = lab.status()
     assert said(status["problems"]) == ["web2: cannot be asked: ssh: connect to host 198.19.0.4 port 22: Connection timed out"]
     assert states(status, "web") == {"web1": "ok", "web2": "problem"}
+
+
+def test_nothing_is_claimed_of_a_host_that_cannot_be_asked():
+    """It may hold the VIP: the other load balancer gets an answer there."""
+    status = Lab().gone("lb1", msg="timed out").status()
+    assert said(status["problems"]) == ["lb1: cannot be asked: timed out"]
+    assert status["entrances"][0]["holders"] == [] and status["entrances"][0]["answers"][0]["status"] == 200
 
 
 def test_the_last_line_of_a_traceback_is_the_reason():
