@@ -1,7 +1,8 @@
 # make stage4    a running stage 4 in containers (stage1, stage2, stage3 likewise); make down removes it
-# make deploy RELEASE=v2 [ARCHIVE=site.tar.gz], make rollback [RELEASE=v1], make switchover TO=db2, make failover, make backup     on the running stage 4
+# make deploy RELEASE=v2 [ARCHIVE=site.tar.gz], make rollback [RELEASE=v1], make switchover TO=db2, make failover, make backup,
+# make status    on the running stage 4
 # make test      every test; make test-quick for daily work; make chaos the long version of the faults, on a running stage 4
-.PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup test test-quick chaos down
+.PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup status test test-quick chaos down
 
 stage1 stage2 stage3 stage4:
 	@scripts/lab up $@
@@ -29,6 +30,9 @@ failover:
 
 backup:
 	@scripts/lab run stage4 playbooks/backup.yml
+
+status:
+	@scripts/lab run stage4 playbooks/status.yml
 
 chaos:
 	@CHAOS_ROUNDS=5 PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/chaos

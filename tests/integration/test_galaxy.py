@@ -122,6 +122,13 @@ def test_stage1_runs_by_name_and_keeps_a_strange_password(project):
     assert re.search(r"changed=0 .*failed=0", play(project, "foobar.webstack.stage1"))
 
 
+def test_the_status_of_the_site(project):
+    assert "www.foobar.com is healthy" in " ".join(play(project, "foobar.webstack.status").split())
+    assert json.loads((project / "status/status.json").read_text())["primary"] == SERVER
+    assert (project / "status").stat().st_mode & 0o777 == 0o700
+    assert SERVER in (project / "status/index.html").read_text()
+
+
 def test_one_role_alone(project):
     (project / "firewall.yml").write_text(
         "- hosts: all\n  roles:\n    - role: foobar.webstack.firewall\n      vars:\n"

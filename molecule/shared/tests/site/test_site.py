@@ -1,6 +1,9 @@
 """The site as a visitor sees it, in every stage."""
 
+import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import lab
@@ -58,3 +61,17 @@ def test_an_entry_is_kept_from_stage_to_stage():
         entry, answer = lab.write(f"first written in {lab.STAGE}")
         kept.write_text(f"first written in {lab.STAGE}")
     assert lab.wait_for(lambda: kept.read_text() in [row["text"] for row in lab.site("/api/entries?limit=1000").json["entries"]])
+
+
+def test_the_status_playbook_finds_nothing_wrong(tmp_path):
+    """But for alerts, which may still fire for what another test broke."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    inventories = ["-i", f"inventories/{lab.STAGE}", "-i", f".lab/{lab.STAGE}.yml"]
+    command = ["ansible-playbook", *inventories, "playbooks/status.yml", "-e", f"status_directory={tmp_path}"]
+    result = subprocess.run(command, cwd=lab.ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (tmp_path / "index.html").exists(), result.stdout[-3000:] + result.stderr[-3000:]
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert [found for found in status["problems"] + status["warnings"] if found["tier"] != "monitoring"] == []
+    assert status["primary"] in lab.HOSTS["database"] and status["release"]
+    assert {tier: [node["name"] for node in nodes] for tier, nodes in status["tiers"].items()} == lab.HOSTS
+    assert status["site"]["stage"] == int(lab.STAGE[-1]) and (result.returncode == 0) == status["healthy"]
