@@ -78,6 +78,12 @@ def converge(*arguments):
     return int(re.search(r"changed=(\d+)", result.stdout).group(1))
 
 
+def drift(host):
+    """What the kernel holds otherwise than the role left it, as the monitoring compares it."""
+    chains = "grep -E '^-[PA] (INPUT|OUTPUT|ufw)' | LC_ALL=C sort -s -k 2,2"
+    return host.run(f"bash -c \"diff <({chains} </etc/ufw/applied) <((iptables -S; ip6tables -S) | {chains})\"").stdout
+
+
 def ruleset(*options, **params):
     """The module alone; what it returns."""
     result = subprocess.run(["ansible", HOST, "-i", INVENTORY, "-m", "foobar.webstack.ufw_ruleset", "-a", json.dumps(params), *options],
@@ -113,7 +119,11 @@ def test_what_was_done_by_hand_is_undone(neighbour, trixie):
     trixie.check_output("ufw allow 8007/tcp && ufw allow OpenSSH && ufw route allow in on eth0 to 10.0.0.0/8 && ufw delete limit 8002/tcp"
                         " && ufw insert 1 deny from %s to any port 8001 proto tcp", source)
     assert scan(neighbour, trixie, "8001,8002,8007") == {8007}
+    assert "8007" in drift(trixie)
     assert converge() == 1
+    assert drift(trixie) == ""
+    trixie.check_output("ufw reload")
+    assert drift(trixie) == "", "the rules are the same, however they were loaded"
     assert scan(neighbour, trixie, "8001,8002,8007") == {8001, 8002}
     assert "OpenSSH" not in trixie.check_output("ufw show added") and "route" not in trixie.check_output("ufw show added")
     assert converge() == 0
@@ -205,3 +215,4 @@ def test_active_after_a_boot(firewall):
     firewall.check_output("until systemctl is-system-running --wait 2> /dev/null; do sleep 0.2; done")
     firewall.check_output("iptables -S | grep -x -e '-P INPUT DROP' && ip6tables -S | grep -x -e '-P INPUT DROP' && iptables -S ufw-user-input | grep 8003")
     assert firewall.service("ufw").is_enabled
+    assert drift(firewall) == ""

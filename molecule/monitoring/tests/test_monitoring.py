@@ -148,8 +148,8 @@ def test_nothing_ever_listened_elsewhere(name):
 
 @every_host
 def test_services_are_sandboxed(name):
-    units = HOSTS[name].check_output("systemctl list-units --plain --no-legend 'prometheus*' 'vmagent*' | cut -d' ' -f1").split()
-    assert {"vmagent.service", "prometheus-node-exporter.service"} <= set(units)
+    units = HOSTS[name].check_output("systemctl list-units --plain --no-legend 'prometheus*' 'vmagent*' 'webstack-metrics*' | cut -d' ' -f1").split()
+    assert {"vmagent.service", "prometheus-node-exporter.service", "webstack-metrics.service"} <= set(units)
     for unit in units:
         HOSTS[name].run_expect([0], f"systemd-analyze security --no-pager --threshold=20 {unit}")
 
@@ -163,12 +163,56 @@ def test_the_password_is_for_its_readers_alone(name):
     assert not [index for index, text in enumerate(seen) if PASSWORD in text]
 
 
-def test_rules_do_what_they_say():
-    SERVER.run_expect([0], "promtool check config /etc/prometheus/prometheus.yml")
-    with open(os.path.join(os.path.dirname(__file__), "rules.yml"), encoding="utf-8") as rules:
-        SERVER.check_output(f"echo {base64.b64encode(rules.read().encode()).decode()} | base64 -d > /tmp/rules.yml")
-    result = SERVER.run("promtool test rules /tmp/rules.yml")
-    assert result.rc == 0, result.stdout + result.stderr
+@every_host
+def test_what_no_exporter_knows(name):
+    address = HOSTS[name].check_output("hostname -I").split()[0]
+    end = int(HOSTS[name].check_output("date +%s -d \"$(openssl x509 -noout -enddate -in /etc/webstack/pki/host.crt | cut -d= -f2)\""))
+    for expression in (f'node_network_address_info{{host="{name}", address="{address}"}}',
+                       f'node_systemd_service_restart_total{{host="{name}", name="vmagent.service"}}',
+                       f'certificate_not_before_timestamp_seconds{{host="{name}", file="/etc/webstack/pki/host.crt"}} < {end} - 86400',
+                       f'certificate_not_after_timestamp_seconds{{host="{name}", file="/etc/webstack/pki/host.crt"}} == {end}',
+                       f'node_textfile_mtime_seconds{{host="{name}", file=~".*/webstack.prom"}}'):
+        assert len(eventually(lambda expression=expression: query(expression), 90)) == 1, expression
+
+
+def test_a_certificate_that_is_not_served_is_seen():
+    expression = 'certificate_served{host="monitoring-server", file="/etc/webstack/pki/served*.crt"}'
+    other = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=other -keyout /dev/null -out served-1.crt"
+    try:
+        for command, good in (("cp host.crt served-1.crt", 1), (other, 0), ("cp host.crt served-2.crt", 1)):
+            SERVER.check_output(f"cd /etc/webstack/pki && {command} && systemctl restart webstack-metrics")
+            assert eventually(lambda good=good: query(f"{expression} == {good}")), command
+    finally:
+        SERVER.check_output("rm /etc/webstack/pki/served-*")
+
+
+def test_a_rule_opened_by_hand_is_seen():
+    """But another program's chain is its own business, and a reload changes nothing."""
+    host = HOSTS["monitoring-bookworm"]
+    host.check_output("apt-get install -y --no-install-recommends ufw >/dev/null && ufw --force enable && (iptables -S; ip6tables -S) >/etc/ufw/applied")
+    steps = [("true", 0), ("iptables -N other && iptables -A FORWARD -j other", 0), ("ufw allow 9999/tcp", 1), ("ufw delete allow 9999/tcp", 0), ("ufw reload", 0),
+             ("iptables -I INPUT -p tcp --dport 9999 -j ACCEPT", 1)]
+    try:
+        for command, drift in steps:
+            host.check_output(f"{command} && systemctl restart webstack-metrics")
+            assert eventually(lambda drift=drift: query(f'firewall_drift{{host="monitoring-bookworm"}} == {drift}')), command
+    finally:
+        host.check_output("ufw disable; iptables -D FORWARD -j other; iptables -X other; iptables -D INPUT -p tcp --dport 9999 -j ACCEPT; rm /etc/ufw/applied; systemctl restart webstack-metrics")
+
+
+def test_metrics_that_a_service_leaves_in_its_directory_arrive():
+    AGENT.check_output("mkdir /run/shop && echo 'shop_orders 7' >/run/shop/metrics.prom && systemctl restart webstack-metrics")
+    assert eventually(lambda: query('shop_orders{host="monitoring-trixie"} == 7'))
+    AGENT.check_output("rm -r /run/shop && systemctl restart webstack-metrics")
+    assert eventually(lambda: not query('shop_orders{host="monitoring-trixie"}'))
+    assert not query('node_textfile_scrape_error{host="monitoring-trixie"} == 1')
+
+
+def test_an_empty_file_tells_when_it_was_written():
+    """So the last converge is kept."""
+    AGENT.check_output("touch -d @1700000000 /var/lib/prometheus/node-exporter/converge.prom")
+    assert eventually(lambda: query('node_textfile_mtime_seconds{host="monitoring-trixie", file=~".*/converge.prom"} == 1.7e9'))
+    assert eventually(lambda: query('ALERTS{alertname="ConvergeOld", host="monitoring-trixie", alertstate="firing"}'))
 
 
 def test_alerts_reach_alertmanager():
@@ -213,8 +257,10 @@ def test_lines_of_an_outage_arrive_afterwards():
     ("monitoring_agent", {"monitoring_agent_remote_write_url": "http://x/", "monitoring_agent_remote_write_bearer_token": "t",
                           "monitoring_agent_log_transport": "none"}, ["not https"]),
     ("monitoring_agent", {"monitoring_agent_scrape_targets": [{"exporter": "apache"}]}, ["must be one of: nginx, mysqld"]),
+    ("monitoring_agent", {"monitoring_agent_certificates": [{"file": "a b.pem"}]}, ["not a b.pem"]),
     ("monitoring_agent", {"monitoring_agent_log_files": [{"path": "log", "tag": "a/b"}]}, ["absolute paths, not log", "not a/b"]),
     ("monitoring_server", {}, ["monitoring_server_password is empty", "monitoring_server_ca,", "monitoring_server_hosts is empty"]),
+    ("monitoring_server", {"monitoring_server_slo": 100}, ["monitoring_server_slo is not between"]),
     ("monitoring_server", {"monitoring_server_password": "ü" * 37}, ["at most 72 bytes"]),
 ])
 def test_bad_input_is_refused_with_one_message(role, variables, messages, tmp_path):

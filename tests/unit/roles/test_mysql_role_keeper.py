@@ -90,6 +90,18 @@ def test_without_majority(self_state, peers, expected):
     assert keeper.judge(self_state, peers, True)[0] == expected
 
 
+@pytest.mark.parametrize('ahead, number', [
+    ('', 0),
+    # Committed since this server was looked at.
+    (A + ':10-20', 0),
+    (B + ':1-3', 3),
+    (B + ':1-3:7,\n' + C + ':tag:5:other:6-7,' + A + ':10', 7),
+    ('12345678-1234-1234-1234-123456789012:5', 1),
+])
+def test_errant(ahead, number):
+    assert keeper.errant(primary(), {'b': peer(ahead=ahead), 'c': DEAD}) == {'b': number}
+
+
 NEW = peer(follows=None, read_only=False)
 
 
