@@ -1,14 +1,13 @@
 """What the hosts do not have: nmap, tcpdump and forged certificates, used from where a host stands in the network."""
 
+import base64
 import json
-import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lab
 
-ROOT = Path(lab.ROOT)
 IMAGE = "webstack-lab/internet:trixie"
 CREDENTIALS = Path(lab.LAB["vars"]["webstack_credentials_dir"])
 
@@ -21,7 +20,7 @@ def docker(*command, check=True, **options):
 
 def in_network_of(name, *command):
     """The arguments of `docker` that run a command with the tools of the image and the network of a host."""
-    return ["run", "--rm", "--interactive", "--network", name if name == "host" else f"container:{name}", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW",
+    return ["run", "--rm", "--interactive", "--network", name if name in ("host", "none") else f"container:{name}", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW",
             "--label", "owner=webstack-lab", IMAGE, *command]
 
 
@@ -38,10 +37,16 @@ def addresses(name):
             for family, key in ((4, "IPAddress"), (6, "GlobalIPv6Address")) if found[key]]
 
 
-def play(*options, check=True, **environment):
-    """The stage's playbook with options; returns its output."""
-    result = subprocess.run(
-        ["ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "playbooks/stage4.yml", *options],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", **environment})
-    assert not check or result.returncode == 0, (result.stdout + result.stderr)[-4000:]
-    return result.stdout
+def secrets():
+    """{name: text}: what the stage keeps, what the inventory gives, and the private keys of the hosts."""
+    found = {path.name: path.read_text().strip() for path in CREDENTIALS.iterdir() if path.name.endswith(("_password", "_key"))}
+    found["monitoring_password, as HTTP sends it"] = base64.b64encode(f"webstack:{found['monitoring_password']}".encode()).decode()
+    found["dns_record_key_secret"] = lab.LAB["vars"]["dns_record_key_secret"]
+    keys = {"internal_ca.key": (CREDENTIALS / "internal_ca.key").read_text()}
+    for name in lab.EVERY_HOST:
+        keys[f"key of {name}"] = lab.on(name).check_output("cat /etc/webstack/pki/host.key")
+    for name in lab.HOSTS["loadbalancers"]:
+        keys[f"certbot's key of {name}"] = lab.on(name).check_output("cat /etc/letsencrypt/live/*/privkey.pem")
+    found.update({name: key.splitlines()[1] for name, key in keys.items()})
+    assert len(found) == len(set(found.values())) >= 20 and all(len(text) >= 20 for text in found.values())
+    return found
