@@ -23,7 +23,7 @@ for extension in true.extensions:
     if extension.oid not in (x509.OID_SUBJECT_KEY_IDENTIFIER, x509.OID_AUTHORITY_KEY_IDENTIFIER):
         builder = builder.add_extension(extension.value, extension.critical)
 print(builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
-      key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode())
+      key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode(), sep="")
 """
 
 # MySQL begins in clear: the server greets, the client asks for TLS.
