@@ -13,6 +13,12 @@ os.environ.setdefault("MOLECULE_PROJECT_DIRECTORY", str(ROOT))
 sys.path[:0] = [str(ROOT / "molecule/shared/tests"), str(ROOT / "molecule/shared/tests/protected"), str(Path(__file__).parent)]
 
 
+def pytest_collection_modifyitems(items):
+    """What is quick comes first, what restarts services last."""
+    order = ["test_units", "test_tls", "test_clear_text", "test_secrets", "test_firewall", "test_certificates"]
+    items.sort(key=lambda item: order.index(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def known():
     from attacker import secrets

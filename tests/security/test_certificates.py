@@ -38,6 +38,8 @@ SSL_REQUEST = bytes.fromhex("20000001" "018a0800" "00000001" "ff") + bytes(23)
 
 # Stands where a server should be and says of each client whether it went on behind the handshake.
 IMPOSTOR = COMMON + """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("/tmp/pair.pem")
 context.set_alpn_protocols(["h2", "http/1.1"] if asked["port"] == 443 else ["http/1.1"])
