@@ -107,14 +107,14 @@ class Link:
     port: int
     # What makes the client connect anew.
     anew: str = "true"
-    visits: int = 0
+    visited: bool = False
 
 
 LINKS = {
     "load balancer to web": lambda first, other: Link(BALANCER, WEB, 443),
-    "web to app": lambda first, other: Link(WEB, APP, 8443, "systemctl reload nginx", visits=8),
+    "web to app": lambda first, other: Link(WEB, APP, 8443, "systemctl reload nginx", visited=True),
     "router to role check": lambda first, other: Link(APP, other, 8008),
-    "app to MySQL": lambda first, other: Link(APP, first, 3306, "systemctl restart app", visits=8),
+    "app to MySQL": lambda first, other: Link(APP, first, 3306, "systemctl restart app", visited=True),
     "replica to primary": lambda first, other: Link(other, first, 3306, "mysql --execute 'STOP REPLICA IO_THREAD; START REPLICA IO_THREAD'"),
     "agent to metrics": lambda first, other: Link(WEB, MONITOR, 9090, "systemctl restart vmagent"),
     "agent to logs": lambda first, other: Link(WEB, MONITOR, 6514, "systemctl restart rsyslog; logger again"),
@@ -134,9 +134,13 @@ def outcomes(link, pair):
         threading.Thread(target=lambda: [seen.append(line.split()[0]) for line in impostor.stdout], daemon=True).start()
         client.check_output(f"iptables --table nat --append {redirect}")
         client.check_output(link.anew)
-        for _ in range(link.visits):
-            lab.on("client").run("curl --silent --insecure --max-time 3 --output /dev/null https://www.foobar.com/readyz")
-        lab.wait_for(lambda: seen, seconds=40)
+
+        def connected():
+            if link.visited and not seen:
+                lab.on("client").run("curl --silent --insecure --max-time 3 --output /dev/null https://www.foobar.com/readyz")
+            return seen
+
+        lab.wait_for(connected, seconds=40)
         return set(seen)
     finally:
         client.run(f"iptables --table nat --delete {redirect}")
