@@ -32,7 +32,7 @@ import json, socket, ssl, sys
 asked = json.load(sys.stdin)
 with open("/tmp/pair.pem", "w") as file:
     file.write(asked["pair"])
-GREETING = bytes.fromhex("0a392e372e3000010000006162636465666768" "00ffffff0200ffdf15" "00000000000000000000" "696a6b6c6d6e6f707172737400") + b"caching_sha2_password\\0"
+GREETING = bytes.fromhex("0a392e372e300001000000616263646566676800ffffff0200ffdf15" + 20 * "0" + "696a6b6c6d6e6f707172737400") + b"caching_sha2_password\\0"
 SSL_REQUEST = bytes.fromhex("20000001" "018a0800" "00000001" "ff") + bytes(23)
 """
 
