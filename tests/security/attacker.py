@@ -20,7 +20,8 @@ def docker(*command, check=True, **options):
 
 def in_network_of(name, *command):
     """The arguments of `docker` that run a command with the tools of the image and the network of a host."""
-    return ["run", "--rm", "--interactive", "--network", name if name in ("host", "none") else f"container:{name}", "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW",
+    network = name if name in ("host", "none") else f"container:{name}"
+    return ["run", "--rm", "--interactive", "--network", network, "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW",
             "--label", "owner=webstack-lab", IMAGE, *command]
 
 

@@ -32,7 +32,7 @@ import json, socket, ssl, sys
 asked = json.load(sys.stdin)
 with open("/tmp/pair.pem", "w") as file:
     file.write(asked["pair"])
-GREETING = bytes.fromhex("0a392e372e3000010000006162636465666768" "00" "ffff" "ff" "0200" "ffdf" "15" "00000000000000000000" "696a6b6c6d6e6f7071727374" "00") + b"caching_sha2_password\\0"
+GREETING = bytes.fromhex("0a392e372e300001000000616263646566676800ffffff0200ffdf15" + 20 * "0" + "696a6b6c6d6e6f707172737400") + b"caching_sha2_password\\0"
 SSL_REQUEST = bytes.fromhex("20000001" "018a0800" "00000001" "ff") + bytes(23)
 """
 
@@ -125,7 +125,8 @@ def outcomes(link, pair):
     """What the client does when the server is one that has this certificate and key."""
     client = lab.on(link.client)
     redirect = f"OUTPUT --protocol tcp --destination {lab.ADDRESS[link.server]} --dport {link.port} --jump REDIRECT --to-ports 47113"
-    impostor = subprocess.Popen(["docker", *in_network_of(link.client, "python3", "-u", "-c", IMPOSTOR)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    impostor = subprocess.Popen(
+        ["docker", *in_network_of(link.client, "python3", "-u", "-c", IMPOSTOR)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     seen = []
     try:
         impostor.stdin.write(json.dumps({"pair": pair, "port": link.port}))
@@ -175,7 +176,8 @@ def test_servers_refuse_the_client(client, server, port):
 
 
 def test_the_account_of_the_cluster_needs_a_certificate():
-    login = f"[client]\nuser=cluster_admin\npassword={(CREDENTIALS / 'cluster_admin_password').read_text()}\nhost={lab.ADDRESS[DATABASES[1]]}\nssl-mode=REQUIRED\n"
+    password = (CREDENTIALS / "cluster_admin_password").read_text()
+    login = f"[client]\nuser=cluster_admin\npassword={password}\nhost={lab.ADDRESS[DATABASES[1]]}\nssl-mode=REQUIRED\n"
     own = f"ssl-cert={PKI}/host.crt\nssl-key={PKI}/host.key\n"
     for more, works in ((own, True), ("", False)):
         result = docker("exec", "--interactive", DATABASES[0], "mysql", "--defaults-file=/dev/stdin", "--execute", "SELECT 1", input=login + more, check=False)

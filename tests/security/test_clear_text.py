@@ -27,7 +27,8 @@ def wires(tmp_path):
         bridge = "br-" + docker("network", "inspect", "--format", "{{.Id}}", network).stdout[:12]
         with open(tmp_path / network, "wb") as file:
             captures[network] = subprocess.Popen(
-                ["docker", *in_network_of("host", "tcpdump", "-i", bridge, "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-w", "-")], stdout=file, stderr=subprocess.PIPE)
+                ["docker", *in_network_of("host", "tcpdump", "-i", bridge, "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-w", "-")],
+                stdout=file, stderr=subprocess.PIPE)
     for capture in captures.values():
         assert b"listening on" in capture.stderr.readline()
 
@@ -45,8 +46,8 @@ def wires(tmp_path):
 
 def in_clear(name, address, text):
     """A datagram that the firewall drops on arrival; by then it has been on the wire."""
-    docker("exec", name, "python3", "-c", "import socket, sys; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), (sys.argv[1], 40000))",
-           address, text)
+    docker("exec", name, "python3", "-c",
+           "import socket, sys; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), (sys.argv[1], 40000))", address, text)
 
 
 def test_nothing_is_seen(wires, canary, known):

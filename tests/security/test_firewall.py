@@ -37,7 +37,8 @@ while True:
 @pytest.fixture(scope="module")
 def declared(intended):
     """{host: the rules that its roles give to the firewall}, as the playbook computes them. It also finds rules that were made by hand."""
-    task = re.search(r"^TASK \[foobar.webstack.firewall : Compare the rules with those of the host\](.*?)^TASK ", intended[0], re.DOTALL | re.MULTILINE).group(1)
+    title = r"^TASK \[foobar.webstack.firewall : Compare the rules with those of the host\]"
+    task = re.search(title + "(.*?)^TASK ", intended[0], re.DOTALL | re.MULTILINE).group(1)
     results = {found[1]: json.JSONDecoder().raw_decode(task, found.end())[0] for found in re.finditer(r"^ok: \[(\w+)\] => ", task, re.MULTILINE)}
     assert set(results) == set(lab.EVERY_HOST)
     assert {name: result["commands"] for name, result in results.items() if result["commands"]} == {}
@@ -75,8 +76,8 @@ def numbers(ports):
 def ports(declared):
     """What is declared anywhere, what listens anywhere, and what nmap would try first."""
     def listening(name):
-        return {protocol: {int(line.split()[3].rpartition(":")[2]) for line in lab.on(name).check_output(f"ss --no-header --listening --numeric --{protocol}").splitlines()}
-                for protocol in ("tcp", "udp")}
+        seen = {protocol: lab.on(name).check_output(f"ss --no-header --listening --numeric --{protocol}").splitlines() for protocol in ("tcp", "udp")}
+        return {protocol: {int(line.split()[3].rpartition(":")[2]) for line in lines} for protocol, lines in seen.items()}
 
     common = lab.on(VISITOR).check_output("nmap -v -oG - -sS --top-ports 100 2>&1; nmap -v -oG - -sU --top-ports 40 2>&1")
     found = {"tcp": numbers(re.search(r"TCP\(100;([\d,-]+)\)", common).group(1)), "udp": numbers(re.search(r"UDP\(40;([\d,-]+)\)", common).group(1))}
@@ -91,7 +92,8 @@ def ports(declared):
 def routes():
     """{source: {(its address, address of a host): the host}} for each network that both are in."""
     at = everywhere(SOURCES, addresses)
-    at[next(name for name in lab.HOSTS["loadbalancers"] if f"inet {lab.VIP}/" in lab.on(name).run("ip -4 address").stdout)].append(("webstack-public", 4, lab.VIP))
+    holder = next(name for name in lab.HOSTS["loadbalancers"] if f"inet {lab.VIP}/" in lab.on(name).run("ip -4 address").stdout)
+    at[holder].append(("webstack-public", 4, lab.VIP))
     return {source: {(mine, theirs): target for target in lab.EVERY_HOST if target != source
                      for network, family, theirs in at[target]
                      for my_network, my_family, mine in at[source] if (my_network, my_family) == (network, family) and mine != lab.VIP}
@@ -112,7 +114,8 @@ def scan(source, ways, ports):
     commands = []
     for option, family in (("", 4), ("-6", 6)):
         targets = " ".join(sorted({theirs for _, theirs in ways if ipaddress.ip_address(theirs).version == family}))
-        vrrp = " ".join(sorted({theirs for (_, theirs), target in ways.items() if ipaddress.ip_address(theirs).version == family and asks_vrrp(source, target)}))
+        vrrp = " ".join(sorted({theirs for (_, theirs), target in ways.items()
+                                if ipaddress.ip_address(theirs).version == family and asks_vrrp(source, target)}))
         commands += [f"nmap {option} {fast} -sS -p {listed('tcp')} {targets}", f"nmap {option} {fast} -sU -p {listed('udp')} {targets}",
                      f"nmap {option} {fast} -sO -p {VRRP} {vrrp}"]
     output = subprocess.run(["docker", *in_network_of(source, "sh", "-ec", "\n".join(f"{command}; echo END" for command in commands))],
@@ -134,17 +137,19 @@ def scan(source, ways, ports):
 
 def test_the_matrix(declared, ports):
     ways = routes()
-    listeners = {name: subprocess.Popen(["docker", "exec", "--interactive", name, "python3", "-c", LISTENER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-                 for name in lab.EVERY_HOST}
+    listeners = {name: subprocess.Popen(["docker", "exec", "--interactive", name, "python3", "-c", LISTENER],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in lab.EVERY_HOST}
     assert all(listener.stdout.readline() == "listening\n" for listener in listeners.values())
     answered = everywhere(SOURCES, lambda source: scan(source, ways[source], ports))
     heard = {name: json.loads(listener.communicate()[0]) for name, listener in listeners.items()}
     wanted, found = set(), set()
     for source in SOURCES:
         for (mine, theirs), target in ways[source].items():
-            wanted |= {(source, target, theirs, protocol, port) for protocol in ports for port in ports[protocol] if lets_in(declared[target], mine, theirs, protocol, port)}
+            wanted |= {(source, target, theirs, protocol, port) for protocol in ports for port in ports[protocol]
+                       if lets_in(declared[target], mine, theirs, protocol, port)}
             found |= {(source, target, *reached) for reached in answered[source] if reached[0] == theirs}
-            found |= {(source, target, theirs, "udp", port) for sender, protocol, port in heard[target] if (sender, protocol) == (mine, "udp") and port in ports["udp"]}
+            found |= {(source, target, theirs, "udp", port) for sender, protocol, port in heard[target]
+                      if (sender, protocol) == (mine, "udp") and port in ports["udp"]}
             if asks_vrrp(source, target):
                 wanted |= {(source, target, theirs, "vrrp", 0)} if lets_in(declared[target], mine, theirs, "vrrp") else set()
                 found |= {(source, target, theirs, "vrrp", 0) for sender, protocol, _ in heard[target] if (sender, protocol) == (mine, "vrrp")}

@@ -48,8 +48,9 @@ while block := journal.stdout.read(1 << 20):
     rest = block[-200:]
 look("systemctl show", subprocess.run(["systemctl", "show", "*"], capture_output=True).stdout)
 for process in pathlib.Path("/proc").glob("[0-9]*"):
-    look(f"arguments of {read(process / 'comm').decode().strip()}", read(process / "cmdline"))
-    look(f"environment of {read(process / 'comm').decode().strip()} in {read(process / 'cgroup').decode().strip().rpartition('/')[2]}", read(process / "environ"))
+    name = read(process / "comm").decode().strip()
+    look(f"arguments of {name}", read(process / "cmdline"))
+    look(f"environment of {name} in {read(process / 'cgroup').decode().strip().rpartition('/')[2]}", read(process / "environ"))
 print(json.dumps(sorted(found)))
 """
 

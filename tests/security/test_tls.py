@@ -21,7 +21,8 @@ def test_no_old_protocol(source, tier, ports):
     targets = list(lab.PUBLIC[name] for name in lab.HOSTS[tier]) if source == "client" else [lab.ADDRESS[name] for name in lab.HOSTS[tier] if name != source]
     names = "tls.servername=www.foobar.com" if tier in ("loadbalancers", "web") else "tls.servername=app.internal"
     report = subprocess.run(
-        ["docker", *in_network_of(source, "nmap", "-n", "-Pn", "--script", "+ssl-enum-ciphers", "--script-args", names, "-p", ",".join(map(str, ports)), "-oX", "-", *targets)],
+        ["docker", *in_network_of(source, "nmap", "-n", "-Pn", "--script", "+ssl-enum-ciphers", "--script-args", names,
+                                  "-p", ",".join(map(str, ports)), "-oX", "-", *targets)],
         capture_output=True, text=True, check=True).stdout
     found = {}
     for host in ElementTree.fromstring(report).iter("host"):
