@@ -80,8 +80,8 @@ def converge(*arguments):
 
 def drift(host):
     """What the kernel holds otherwise than the role left it, as the monitoring compares it."""
-    chains = "grep -E '^-[PA] (INPUT|OUTPUT|ufw)' | LC_ALL=C sort -s -k 2,2"
-    return host.run(f"bash -c \"diff <({chains} </etc/ufw/applied) <((iptables -S; ip6tables -S) | {chains})\"").stdout
+    chains = "grep -E '^-[PA] (INPUT|OUTPUT|ufw)' | grep -vE -e '-[io] lo ' | LC_ALL=C sort -s -k 2,2"
+    return host.run(f"bash -c \"diff <(cat /etc/ufw/applied | {chains}) <((iptables -S; ip6tables -S) | {chains})\"").stdout
 
 
 def ruleset(*options, **params):
