@@ -35,7 +35,7 @@ status:
 	@scripts/lab run stage4 playbooks/status.yml
 
 chaos:
-	@CHAOS_ROUNDS=5 PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/chaos
+	@CHAOS_ROUNDS=5 PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/chaos tests/security
 
 down:
 	@scripts/lab down

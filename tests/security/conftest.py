@@ -26,17 +26,30 @@ def known():
     return secrets()
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: for `make chaos`, where every test runs it would take too long")
+
+
 @pytest.fixture(scope="session")
-def intended(tmp_path_factory):
-    """What the whole stage says with -vvv, --diff and --check when secrets are about to change, and those new secrets."""
-    # That of the replication is tried also in check mode, and refused.
-    names = ("app_database_password", "app_secret_key", "cluster_admin_password", "monitoring_password")
-    new = {f"webstack_{name}": f"canary{number:026d}" for number, name in enumerate(names)}
-    file = tmp_path_factory.mktemp("intended") / "secrets.yml"
-    file.write_text(yaml.safe_dump(new))
-    result = subprocess.run(
-        ["ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "playbooks/stage4.yml", "--check", "--diff", "-vvv", "-e", f"@{file}"],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"})
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output[-4000:]
-    return output, new
+def intend(tmp_path_factory):
+    """What the stage says with -vvv, --diff and --check when secrets are about to change, and those new secrets."""
+
+    def run(*options):
+        # That of the replication is tried also in check mode, and refused.
+        names = ("app_database_password", "app_secret_key", "cluster_admin_password", "monitoring_password")
+        new = {f"webstack_{name}": f"canary{number:026d}" for number, name in enumerate(names)}
+        file = tmp_path_factory.mktemp("intended") / "secrets.yml"
+        file.write_text(yaml.safe_dump(new))
+        result = subprocess.run(
+            ["ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "playbooks/stage4.yml", "--check", "--diff", "-vvv", "-e", f"@{file}", *options],
+            cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"})
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output[-4000:]
+        return output, new
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def intended(intend):
+    return intend("--tags", "firewall")

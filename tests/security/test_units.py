@@ -6,7 +6,7 @@ import lab
 import pytest
 from attacker import everywhere
 
-AGENT = {"vmagent": 2.0, "prometheus-node-exporter": 2.0, "rsyslog": 4.5}
+AGENT = {"vmagent": 2.0, "prometheus-node-exporter": 2.0, "webstack-metrics": 2.0, "rsyslog": 4.5}
 LIMITS = {
     "loadbalancers": {"haproxy": 3.0, "keepalived": 3.0, "certbot": 3.0},
     "web": {"nginx": 3.0, "prometheus-nginx-exporter": 2.0},
