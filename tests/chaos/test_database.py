@@ -98,7 +98,7 @@ def test_switchover_refuses_what_is_wrong():
     assert primary() == old
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("frozen", marks=pytest.mark.long)])
 def test_the_primary_dies_under_load(how, unreachable):
     for _ in range(ROUNDS):
         assert lab.wait_for(whole, seconds=60)

@@ -146,6 +146,7 @@ def test_a_bad_release_gets_no_visitor(release, what):
     assert visitors.numbers["hosts"] == {before: APPS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what, wsgi, reason", [
     ("lies to visitors only", SITE + FOR_VISITORS, "version a-lie and "),
     ("works once", SITE + SECOND_START, "one start was enough"),

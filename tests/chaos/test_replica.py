@@ -50,6 +50,7 @@ def test_killed(replica):
     assert lab.wait_for(whole, seconds=60)
 
 
+@pytest.mark.long
 def test_broken_relay_log(replica):
     lab.sql(replica, "STOP REPLICA SQL_THREAD")
     keys = [written() for _ in range(20)]
@@ -81,6 +82,7 @@ def test_password_changed_behind_our_back(replica):
     converge()
 
 
+@pytest.mark.long
 def test_password_rotated():
     """As an operator does it: another secret, and the stage again."""
     secret = CREDENTIALS / "replication_password"
