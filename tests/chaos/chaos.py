@@ -158,6 +158,13 @@ def holders():
     return [name for name in lab.HOSTS["loadbalancers"] if running(name) and f"inet {lab.VIP}/" in docker("exec", name, "ip", "-4", "address").stdout]
 
 
+def vip_moves(since):
+    """When, since then. On a machine that is too busy a load balancer may believe that the other one is dead."""
+    logs = [docker("exec", name, "journalctl", "--unit=keepalived", f"--since=@{int(since)}", "--output=short-unix", "--no-pager").stdout
+            for name in lab.HOSTS["loadbalancers"]]
+    return [float(line.split()[0]) for log in logs for line in log.splitlines() if "Entering" in line]
+
+
 def report(name, file="chaos.jsonl", **figures):
     """For the tables in docs/: one line of JSON for each measurement."""
     line = json.dumps({"name": name, **figures})

@@ -8,7 +8,8 @@ import time
 import lab
 import pytest
 
-from chaos import CREDENTIALS, DATABASES, ROUNDS, Load, asked, docker, followers, long_write, milliseconds, play, primary, report, running, whole, writable
+from chaos import (
+    CREDENTIALS, DATABASES, ROUNDS, Load, asked, docker, followers, long_write, milliseconds, play, primary, report, running, vip_moves, whole, writable)
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -35,7 +36,7 @@ def rejoin(name, *options, check=True):
 
 def test_planned_switchovers_under_load():
     """Back and forth, while the site and the writer port are written to."""
-    load, visitors = Load("sql", 200, 900), Load("http", 20, 900)
+    start, load, visitors = time.time(), Load("sql", 200, 900), Load("http", 20, 900)
     pauses, seen = [], []
     for _ in range(4 * ROUNDS):
         old = primary()
@@ -52,7 +53,8 @@ def test_planned_switchovers_under_load():
     report("switchover", rounds=len(pauses), pause_p50_ms=statistics.median(pauses), pause_max_ms=max(pauses), writer_port_p50_ms=round(statistics.median(seen)),
            writer_port_max_ms=round(max(seen)), writes=len(load.acks()), lost=len(load.lost()), site_writes=len(visitors.acks()), site_failed=len(visitors.errors()))
     assert not load.lost() and not visitors.lost()
-    assert visitors.errors() == []
+    moves = vip_moves(start)
+    assert [error for error in visitors.errors() if JUDGED or not any(abs(error[0] - move) < 2 for move in moves)] == [], moves
     assert max(pauses) <= 5000
     if JUDGED:
         assert statistics.median(pauses) <= 100 and max(pauses) <= 500 and max(seen) <= 1000

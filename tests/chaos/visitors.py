@@ -6,7 +6,7 @@ import time
 
 import lab
 
-from chaos import ROOT, ROUNDS, docker
+from chaos import ROOT, ROUNDS, docker, vip_moves
 
 
 class Visitors:
@@ -28,10 +28,7 @@ class Visitors:
         self.numbers = json.loads(self.process.communicate(timeout=900)[0])
 
     def vip_moves(self):
-        """On a machine that is too busy a load balancer may believe that the other one is dead."""
-        logs = [docker("exec", name, "journalctl", "--unit=keepalived", f"--since=@{int(self.start)}", "--output=short-unix", "--no-pager").stdout
-                for name in lab.HOSTS["loadbalancers"]]
-        return [float(line.split()[0]) for log in logs for line in log.splitlines() if "Entering" in line]
+        return vip_moves(self.start)
 
     def nobody_failed(self, *kinds):
         """Beside other tests the machine is too busy, and a VIP moves on its own, or the app says that it has lost its database: neither counts in one round."""
