@@ -1,4 +1,4 @@
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What this host says of itself: status.py '{"name": …, "visit": [address…], "tls": …, "health": …, "certificate": …}'.
 
 Runs on the host, changes nothing, prints a JSON object. Judging is left to the controller.
