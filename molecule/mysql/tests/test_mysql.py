@@ -102,6 +102,13 @@ def test_safe_settings(hosts):
     assert len({sql(host, 'SELECT @@server_id') for host in hosts.values()}) == 2
 
 
+def test_no_statement_shows_a_password_in_the_slow_query_log(hosts):
+    """The replica was cloned, then it got its channel."""
+    log = hosts[REPLICA].file('/var/log/mysql/slow.log').content_string
+    assert 'SOURCE_PASSWORD = <secret>' in log
+    assert 'l$i{{' not in log
+
+
 def test_listens_only_where_it_should(hosts, addresses):
     for name, host in hosts.items():
         listening = set(host.check_output("ss -Hltn | awk '$4 !~ /^127.0.0.11:/ {print $4}'").split())
