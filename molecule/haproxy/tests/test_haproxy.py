@@ -230,6 +230,9 @@ def test_reader_uses_replicas_then_the_primary(host):
     wait_for(lambda: {ask(host, 6447) for _ in range(4)} == {"db2", "db3"})
     set_roles(host, db2="none", db3="lagging")
     wait_for(lambda: {ask(host, 6447) for _ in range(4)} == {"db1"})
+    # No primary either: old data is better than none.
+    set_roles(host, db1="none")
+    wait_for(lambda: {ask(host, 6447) for _ in range(4)} == {"db3"})
 
 
 # The timers say 0.8 s.
