@@ -57,11 +57,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def database(last):
-    """What MySQL says: /run/lab/db1.role is primary, replica, lagging or none."""
+    """What MySQL says: /run/lab/db1.role is primary, replica, lagging, orphaned, stopped or none."""
     with open(f"/run/lab/{NAME}.role", encoding="ascii") as file:
         role = file.read().strip()
-    replica = role in ("replica", "lagging")
-    state = {"role": "replica" if replica else role, "read_only": role != "primary", "running": replica, "lag": 60 if role == "lagging" else 0, "reason": ""}
+    replica, running = role in ("replica", "lagging", "orphaned", "stopped"), role in ("replica", "lagging")
+    state = {"role": "replica" if replica else role, "read_only": role != "primary", "running": running, "orphaned": role == "orphaned",
+             "lag": 60 if role == "lagging" else 0, "reason": ""}
     return last if state == last else state
 
 

@@ -230,9 +230,20 @@ def test_reader_uses_replicas_then_the_primary(host):
     wait_for(lambda: {ask(host, 6447) for _ in range(4)} == {"db2", "db3"})
     set_roles(host, db2="none", db3="lagging")
     wait_for(lambda: {ask(host, 6447) for _ in range(4)} == {"db1"})
-    # No primary either: old data is better than none.
-    set_roles(host, db1="none")
+    # No primary either: the data of a moment ago is better than none, that of a replica that stopped is not.
+    set_roles(host, db1="none", db2="stopped", db3="orphaned")
     wait_for(lambda: {ask(host, 6447) for _ in range(4)} == {"db3"})
+
+
+def test_nobody_stays_on_an_orphaned_replica(host):
+    set_roles(host, db1="none", db2="stopped", db3="orphaned")
+    wait_for(lambda: ask(host, 6447) == "db3")
+    out = host.run(
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/6447; read -u3 name; echo primary >/run/lab/db1.role; echo lagging >/run/lab/db3.role;"
+        " timeout 10 cat <&3 >/dev/null 2>&1; echo $name $?'"
+    ).stdout
+    assert out.startswith("db3 ") and "124" not in out
+    wait_for(lambda: ask(host, 6447) == "db1")
 
 
 # The timers say 0.8 s.

@@ -10,8 +10,8 @@ import time
 import pytest
 
 FILE = pathlib.Path(__file__).resolve().parents[3] / 'roles' / 'mysql' / 'files' / 'mysql-role-check'
-PRIMARY = {'role': 'primary', 'read_only': False, 'running': False, 'lag': None, 'reason': ''}
-REPLICA = {'role': 'replica', 'read_only': True, 'running': True, 'lag': 0, 'reason': ''}
+PRIMARY = {'role': 'primary', 'read_only': False, 'running': False, 'orphaned': False, 'lag': None, 'reason': ''}
+REPLICA = {'role': 'replica', 'read_only': True, 'running': True, 'orphaned': False, 'lag': 0, 'reason': ''}
 UP, DOWN, FAILING = (state + '; name=database_writer/db1; node=app1' for state in ('UP', 'DOWN', 'UP 1/2'))
 
 
@@ -79,9 +79,10 @@ def after(seconds, action):
     (PRIMARY, '/replica', {}, 503, 'follows no source'),
     (REPLICA, '/primary', {}, 503, 'read-only'),
     (REPLICA, '/replica', {'max_lag': 0}, 200, 'replica'),
-    (dict(REPLICA, running=False, lag=None), '/replica', {'stale': ''}, 200, 'replica'),
-    (PRIMARY, '/replica', {'stale': ''}, 503, 'follows no source'),
-    (dict(REPLICA, reason='MySQL did not answer'), '/replica', {'stale': ''}, 503, 'MySQL did not answer'),
+    (dict(REPLICA, running=False, orphaned=True, lag=None), '/replica', {'orphaned': ''}, 200, 'replica'),
+    (dict(REPLICA, running=False, lag=None), '/replica', {'orphaned': ''}, 503, 'its source can be reached, or replication is stopped'),
+    (REPLICA, '/replica', {'orphaned': ''}, 503, 'its source can be reached, or replication is stopped'),
+    (PRIMARY, '/replica', {'orphaned': ''}, 503, 'follows no source'),
     (dict(REPLICA, lag=11), '/replica', {}, 200, 'replica'),
     (dict(REPLICA, lag=11), '/replica', {'max_lag': 10}, 503, '11 s behind'),
     (dict(REPLICA, lag=None), '/replica', {}, 503, 'lag is not known'),
