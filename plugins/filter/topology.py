@@ -274,6 +274,7 @@ def webstack_topology(hostvars, groups, stage, settings):
             "app": members("app"),
             "database": members("database"),
             "monitoring": members("monitoring"),
+            "leaving": _hosts_of(groups, "decommissioned"),
             "vips": list(vips) if features["cluster"] else [],
             "public_addresses": public,
             "private_networks": private_networks,
