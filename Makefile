@@ -1,8 +1,9 @@
 # make stage4    a running stage 4 in containers (stage1, stage2, stage3 likewise); make down removes it
 # make deploy RELEASE=v2 [ARCHIVE=site.tar.gz], make rollback [RELEASE=v1], make switchover TO=db2, make failover, make backup,
 # make status    on the running stage 4
-# make test      every test; make test-quick for daily work; make chaos the long version of the faults, on a running stage 4
-.PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup status test test-quick chaos down
+# make test      every test; make test-quick for daily work; make chaos the long version of the faults, on a running stage 4;
+# make moving    stage 3 becomes stage 4 under load (docs/moving-the-database.md), on hosts of its own
+.PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup status test test-quick chaos moving down
 
 stage1 stage2 stage3 stage4:
 	@scripts/lab up $@
@@ -36,6 +37,9 @@ status:
 
 chaos:
 	@CHAOS_ROUNDS=5 PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/chaos tests/security
+
+moving: setup
+	@PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/integration/test_moving.py
 
 down:
 	@scripts/lab down
