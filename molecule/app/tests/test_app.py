@@ -18,6 +18,18 @@ def test_demo_answers(host):
     assert host.file(f"/srv/app/current{style}").exists and host.file(f"/srv/app/current{style}.gz").exists
 
 
+def test_demo_counts_what_it_answers(host):
+    """All of its processes together, to the monitoring agent alone."""
+    def seen():
+        text = ask(host, "/metrics")[0][2]
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith('app_request_duration_seconds_count{') and 'route="/healthz"' in line)
+
+    before = seen()
+    assert [answer[0] for answer in ask(host, count=40)] == [200] * 40
+    assert seen() == before + 40
+    assert "no-such-page" not in (ask(host, "/no-such-page"), ask(host, "/metrics"))[1][0][2]
+
+
 def test_only_the_proxy_gets_in(host):
     assert host.check_output("stat --format=%G:%a /run/app/app.sock") == ("www-data:660" if host.system_info.codename == "trixie" else "haproxy:660")
     assert "PermissionError" in ask(host, group="nogroup")[0][2]

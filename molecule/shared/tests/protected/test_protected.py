@@ -10,7 +10,7 @@ import pytest
 testinfra_hosts = ["client"]
 
 # Every port that something of ours may listen on.
-PORTS = (22, 80, 443, 3306, 6446, 6447, 6514, 8008, 8080, 8404, 8405, 8428, 8429, 8443, 8888, 9090, 9093, 9100, 9104, 9113, 33060)
+PORTS = (22, 80, 443, 3306, 6446, 6447, 6514, 8008, 8080, 8404, 8405, 8406, 8428, 8429, 8443, 8888, 9090, 9093, 9100, 9104, 9113, 33060)
 
 PROBE = """
 import json, socket, sys
@@ -118,12 +118,18 @@ def ask_monitoring(query):
         ("haproxy_process_current_run_queue", "loadbalancers"),
         ("nginx_up == 1", "web"),
         ("mysql_up == 1", "database"),
+        ('app_request_duration_seconds_count{route="/", status="200"}', "app"),
     ],
 )
 def test_metrics_of_every_host_arrive(metric, tier):
     wanted = set(lab.HOSTS[tier] if tier else lab.EVERY_HOST)
     seen = lab.wait_for(lambda: wanted <= {row["metric"]["host"] for row in ask_monitoring(metric)}, seconds=60, pause=2)
     assert seen, {row["metric"].get("host") for row in ask_monitoring(metric)}
+
+
+def test_metrics_of_the_app_are_not_for_visitors():
+    assert lab.site("/metrics").status == 404
+    assert lab.site("/metrics", "--header", "X-Forwarded-For;").status == 404
 
 
 def test_a_log_line_of_every_host_arrives():
@@ -145,5 +151,5 @@ def test_nothing_that_listens_for_itself_is_reachable():
         listening = lab.on(name).check_output("ss --tcp --listening --numeric --no-header")
         for line in listening.splitlines():
             address, _, port = line.split()[3].rpartition(":")
-            if int(port) in (8080, 8404, 8405, 8428, 8429, 9093, 9094, 9100, 9104, 9113, 6446, 6447, 33060):
+            if int(port) in (8080, 8404, 8405, 8406, 8428, 8429, 9093, 9094, 9100, 9104, 9113, 6446, 6447, 33060):
                 assert address.strip("[]") in ("127.0.0.1", "::1"), f"{name}: {line}"

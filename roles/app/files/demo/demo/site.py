@@ -8,12 +8,12 @@ import socket
 import threading
 from contextlib import contextmanager
 
-from flask import Flask, flash, get_flashed_messages, jsonify, redirect, render_template, request, session
+from flask import Flask, flash, g, get_flashed_messages, jsonify, redirect, render_template, request, session
 from flask.sessions import SecureCookieSessionInterface
-from werkzeug.exceptions import BadRequest, HTTPException, ServiceUnavailable, UnprocessableEntity
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, UnprocessableEntity
 
 from demo import database as db
-from demo import entries
+from demo import entries, metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Of gunicorn's threads in a process: a database that hangs must leave some for /healthz, and writes that wait must leave some for reads.
@@ -125,6 +125,8 @@ def create_app(database=None):
             status,
         )
 
+    metrics.observe(app, request, g)
+
     @app.context_processor
     def everywhere():
         return {"hops": hops(), "version": version, "files": files, "limits": entries}
@@ -195,6 +197,13 @@ def create_app(database=None):
     @app.get("/healthz")
     def healthz():
         return jsonify(status="ok", version=version, host=host)
+
+    @app.get("/metrics")
+    def numbers():
+        # Whoever comes through a proxy is a visitor.
+        if "X-Forwarded-For" in request.headers:
+            raise NotFound
+        return metrics.text()
 
     @app.get("/readyz")
     def readyz():
