@@ -1,6 +1,8 @@
 """What must hold in every role: documentation in step with defaults, the same rooms, only site reads the inventory."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,9 @@ def test_handlers_have_names_of_their_own():
     names = [handler["name"] for role in ROLES if (role / "handlers/main.yml").exists() for handler in read(role / "handlers/main.yml")]
     assert len(names) > 20
     assert [name for name in names if names.count(name) > 1] == []
+
+
+def test_the_dashboards_are_those_that_their_program_writes(tmp_path):
+    subprocess.run([sys.executable, ROOT / "scripts/dashboards", tmp_path], check=True)
+    shipped = ROOT / "roles/monitoring_server/files/dashboards"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {path.name: path.read_text() for path in shipped.iterdir()}

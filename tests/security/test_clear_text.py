@@ -7,7 +7,6 @@ import uuid
 import lab
 import pytest
 from attacker import docker, in_network_of
-from test_protected import ask_monitoring
 
 NETWORKS = ("webstack-public", "webstack-private")
 TEXTFILE = "/var/lib/prometheus/node-exporter/canary.prom"
@@ -66,7 +65,7 @@ def test_nothing_is_seen(wires, canary, known):
         assert canary["body"] in [row["text"] for row in lab.site("/api/entries?limit=5").json["entries"]]
         logs = [f"{canary['log']} of {name}" for name in lab.EVERY_HOST] + [canary["url"]]
         assert lab.wait_for(lambda: all(monitor.run("grep -rqF -e %s /var/log/remote", text).rc == 0 for text in logs), seconds=30, pause=1)
-        assert lab.wait_for(lambda: ask_monitoring(f'canary{{label="{canary["metric"]}"}}'), seconds=60, pause=2)
+        assert lab.wait_for(lambda: lab.ask_monitoring(f'canary{{label="{canary["metric"]}"}}'), seconds=60, pause=2)
     finally:
         web.run("rm -f %s", TEXTFILE)
     in_clear("client", lab.PUBLIC[lab.HOSTS["loadbalancers"][0]], canary["onpurpose"])

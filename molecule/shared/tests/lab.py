@@ -86,6 +86,21 @@ def sql(name, statement):
     return on(name).check_output("mysql --batch --skip-column-names --execute %s", statement)
 
 
+def ask_monitoring(query):
+    """What Prometheus on the monitoring host knows."""
+    secret = open(f"{LAB['vars']['webstack_credentials_dir']}/monitoring_password").read().strip()
+    code = (
+        "import base64, json, ssl, sys, urllib.parse, urllib.request as r; secret = sys.stdin.read().strip();"
+        "q = r.Request('https://%s:9090/api/v1/query?' % sys.argv[1] + urllib.parse.urlencode({'query': sys.argv[2]}),"
+        " headers={'Authorization': 'Basic ' + base64.b64encode(('webstack:' + secret).encode()).decode()});"
+        "print(r.urlopen(q, context=ssl.create_default_context(cafile='/etc/webstack/pki/ca.crt'), timeout=5).read().decode())"
+    )
+    monitor = HOSTS["monitoring"][0]
+    answer = on(monitor).run("printf %s %s | python3 -c %s %s %s", "%s", secret, code, ADDRESS[monitor], query)
+    assert answer.rc == 0, answer.stderr
+    return json.loads(answer.stdout)["data"]["result"]
+
+
 def wait_for(condition, seconds=15, pause=0.2):
     """The first true answer of condition within the time, else its last answer."""
     end = time.monotonic() + seconds

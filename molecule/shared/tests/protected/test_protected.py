@@ -97,20 +97,6 @@ def test_web_servers_answer_load_balancers_only():
     assert without.rc != 0 or " 400 " in without.stdout or " 403 " in without.stdout, without.stdout
 
 
-def ask_monitoring(query):
-    secret = open(f"{lab.LAB['vars']['webstack_credentials_dir']}/monitoring_password").read().strip()
-    code = (
-        "import base64, json, ssl, sys, urllib.parse, urllib.request as r; secret = sys.stdin.read().strip();"
-        "q = r.Request('https://%s:9090/api/v1/query?' % sys.argv[1] + urllib.parse.urlencode({'query': sys.argv[2]}),"
-        " headers={'Authorization': 'Basic ' + base64.b64encode(('webstack:' + secret).encode()).decode()});"
-        "print(r.urlopen(q, context=ssl.create_default_context(cafile='/etc/webstack/pki/ca.crt'), timeout=5).read().decode())"
-    )
-    monitor = lab.HOSTS["monitoring"][0]
-    answer = lab.on(monitor).run("printf %s %s | python3 -c %s %s %s", "%s", secret, code, lab.ADDRESS[monitor], query)
-    assert answer.rc == 0, answer.stderr
-    return json.loads(answer.stdout)["data"]["result"]
-
-
 @pytest.mark.parametrize(
     "metric, tier",
     [
@@ -123,8 +109,8 @@ def ask_monitoring(query):
 )
 def test_metrics_of_every_host_arrive(metric, tier):
     wanted = set(lab.HOSTS[tier] if tier else lab.EVERY_HOST)
-    seen = lab.wait_for(lambda: wanted <= {row["metric"]["host"] for row in ask_monitoring(metric)}, seconds=60, pause=2)
-    assert seen, {row["metric"].get("host") for row in ask_monitoring(metric)}
+    seen = lab.wait_for(lambda: wanted <= {row["metric"]["host"] for row in lab.ask_monitoring(metric)}, seconds=60, pause=2)
+    assert seen, {row["metric"].get("host") for row in lab.ask_monitoring(metric)}
 
 
 def test_metrics_of_the_app_are_not_for_visitors():
