@@ -10,6 +10,7 @@ import pytest
 
 from chaos import (
     CREDENTIALS, DATABASES, ROUNDS, Load, asked, docker, followers, long_write, milliseconds, play, primary, report, running, vip_moves, whole, writable)
+from visitors import Visitors, figures
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -106,10 +107,11 @@ def test_the_primary_dies_under_load(how, unreachable):
         assert lab.wait_for(whole, seconds=60)
         old = primary()
         load = Load("sql", 100)
-        docker(*{"killed": ("kill",), "frozen": ("pause",)}[how], old)
-        died = time.time()
-        output, seconds = play("failover", *unreachable(old))
-        load.goes_on()
+        with Visitors(20) as visitors:
+            docker(*{"killed": ("kill",), "frozen": ("pause",)}[how], old)
+            died = time.time()
+            output, seconds = play("failover", *unreachable(old))
+            load.goes_on()
         assert old not in writable()
         new = primary()
         assert "acknowledged writes lost: none" in output
@@ -118,12 +120,14 @@ def test_the_primary_dies_under_load(how, unreachable):
             # It thaws and believes that it is the primary: nothing may be acknowledged by it.
             docker("unpause", old)
             assert lab.wait_for(lambda: writable() == [new], seconds=10)
-        report(f"failover, {how}", command_s=round(seconds, 1), writes_again_s=round(after - died, 1))
+        report(f"failover, {how}", command_s=round(seconds, 1), writes_again_s=round(after - died, 1), **figures(visitors.numbers))
         rejoin(old, "-e", "on_errant=reprovision")
         assert lab.wait_for(whole, seconds=60)
         load.stop()
         assert not load.lost()
         assert after - died <= (15 if JUDGED else 60)
+        # Pages are read without a primary, too.
+        visitors.nobody_failed("GET")
 
 
 def test_a_crash_is_no_death():
