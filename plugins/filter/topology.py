@@ -287,6 +287,7 @@ def webstack_topology(hostvars, groups, stage, settings):
                 "reader": 6447 if features["router"] else 3306,
                 "role_check": 8008,
                 "acme": 8888,
+                "peers": 10000,
                 "metrics": 9090,
                 "logs": 6514,
             },

@@ -70,7 +70,7 @@ try:
         client.recv(4096)
         client.sendall(SSL_REQUEST)
     with context.wrap_socket(client, server_hostname=asked["name"]) as connection:
-        if asked["port"] in (3306, 6514):
+        if asked["port"] in (3306, 6514, 10000):
             connection.settimeout(2)
         else:
             connection.sendall(b"GET /nginx-health HTTP/1.0\\r\\nHost: www.foobar.com\\r\\n\\r\\n")
@@ -96,7 +96,8 @@ def primary():
     return next(name for name in lab.HOSTS["database"] if lab.sql(name, "SELECT @@read_only") == "0")
 
 
-BALANCER, WEB, APP, MONITOR = (lab.HOSTS[tier][0] for tier in ("loadbalancers", "web", "app", "monitoring"))
+BALANCER, OTHER = lab.HOSTS["loadbalancers"]
+WEB, APP, MONITOR = (lab.HOSTS[tier][0] for tier in ("web", "app", "monitoring"))
 DATABASES = lab.HOSTS["database"]
 
 
@@ -112,6 +113,7 @@ class Link:
 
 LINKS = {
     "load balancer to web": lambda first, other: Link(BALANCER, WEB, 443),
+    "load balancer to load balancer": lambda first, other: Link(BALANCER, OTHER, 10000, "systemctl reload haproxy"),
     "web to app": lambda first, other: Link(WEB, APP, 8443, "systemctl reload nginx", visited=True),
     "router to role check": lambda first, other: Link(APP, other, 8008),
     "app to MySQL": lambda first, other: Link(APP, first, 3306, "systemctl restart app", visited=True),
@@ -164,7 +166,7 @@ def answer(link, pair):
 
 
 @pytest.mark.parametrize("client, server, port", [
-    (BALANCER, WEB, 443), (WEB, APP, 8443), (WEB, MONITOR, 6514), (APP, DATABASES[0], 3306), (DATABASES[0], DATABASES[1], 3306)])
+    (BALANCER, WEB, 443), (BALANCER, OTHER, 10000), (WEB, APP, 8443), (WEB, MONITOR, 6514), (APP, DATABASES[0], 3306), (DATABASES[0], DATABASES[1], 3306)])
 def test_servers_refuse_the_client(client, server, port):
     link = Link(client, server, port)
     assert answer(link, pair_of(client)) == "accepted"

@@ -13,6 +13,7 @@ BALANCER, WEB, APP = (lab.HOSTS[tier][0] for tier in ("loadbalancers", "web", "a
 @pytest.mark.parametrize("source, tier, ports", [
     ("client", "loadbalancers", (443,)),
     (BALANCER, "web", (443,)),
+    (BALANCER, "loadbalancers", (10000,)),
     (WEB, "app", (8443,)),
     (APP, "database", (3306, 8008)),
     (WEB, "monitoring", (6514, 9090)),

@@ -84,6 +84,15 @@ def test_a_load_balancer_that_is_stopped_in_order_gives_the_vip_away():
     assert lab.wait_for(lambda: len(holders()) == 1)
 
 
+def test_load_balancers_count_visitors_together():
+    """The limit of requests is one for both."""
+    def counted(name):
+        return "key=" in lab.on(name).check_output("echo 'show table visitors' | socat -t 5 /run/haproxy/admin.sock -")
+
+    assert lab.site("/").status == 200
+    assert lab.wait_for(lambda: all(counted(name) for name in lab.HOSTS["loadbalancers"]), seconds=5)
+
+
 def test_every_expression_of_the_dashboards_has_an_answer():
     """Whatever an exporter's new version calls it."""
     left = {target["expr"].replace("$stack", ".+") for path in pathlib.Path(lab.ROOT, "roles/monitoring_server/files/dashboards").glob("*.json")

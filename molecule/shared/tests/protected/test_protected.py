@@ -10,7 +10,7 @@ import pytest
 testinfra_hosts = ["client"]
 
 # Every port that something of ours may listen on.
-PORTS = (22, 80, 443, 3306, 6446, 6447, 6514, 8008, 8080, 8404, 8405, 8406, 8428, 8429, 8443, 8888, 9090, 9093, 9100, 9104, 9113, 33060)
+PORTS = (22, 80, 443, 3306, 6446, 6447, 6514, 8008, 8080, 8404, 8405, 8406, 8428, 8429, 8443, 8888, 9090, 9093, 9100, 9104, 9113, 10000, 33060)
 
 PROBE = """
 import json, socket, sys
@@ -42,7 +42,7 @@ def allowed(source, target):
     if target in tiers["loadbalancers"]:
         ports |= {80, 443}
         if source in tiers["loadbalancers"]:
-            ports |= {8888}
+            ports |= {8888, 10000}
     if target in tiers["web"] and source in tiers["loadbalancers"]:
         ports |= {443}
     if target in tiers["app"] - tiers["web"] and source in tiers["web"]:
