@@ -2,8 +2,9 @@
 # make deploy RELEASE=v2 [ARCHIVE=site.tar.gz], make rollback [RELEASE=v1], make switchover TO=db2, make failover, make backup,
 # make status    on the running stage 4
 # make test      every test; make test-quick for daily work; make chaos the long version of the faults, on a running stage 4;
+# make benchmark what the edge costs and how fast a replica is seeded, side by side, on a running stage 4; writes docs/benchmark.svg;
 # make moving    stage 3 becomes stage 4 under load (docs/moving-the-database.md), on hosts of its own
-.PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup status test test-quick chaos moving down
+.PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup status test test-quick chaos benchmark moving down
 
 stage1 stage2 stage3 stage4:
 	@scripts/lab up $@
@@ -37,6 +38,13 @@ status:
 
 chaos:
 	@CHAOS_ROUNDS=5 PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/chaos tests/security
+
+benchmark:
+	@rm -f tests/output/benchmark.jsonl
+	@PATH=$(CURDIR)/.venv/bin:$(PATH) python tests/benchmark/edge.py
+	@PATH=$(CURDIR)/.venv/bin:$(PATH) python tests/benchmark/seeding.py
+	@.venv/bin/pip install --quiet --disable-pip-version-check matplotlib
+	@.venv/bin/python tests/benchmark/chart.py
 
 moving: setup
 	@PATH=$(CURDIR)/.venv/bin:$(PATH) python -m pytest -v -p no:cacheprovider tests/integration/test_moving.py
