@@ -106,7 +106,7 @@ def options(tree, name, **more):
 def test_a_good_release_and_back_under_load(release):
     """Old and new style sheets are served all the time, the migration runs once for each deploy."""
     before = at_rest()
-    rate, least = (100, 30000) if JUDGED else (40, 3000)
+    rate, least = (50, 30000) if JUDGED else (40, 3000)
     with Visitors(rate, 15, rate * 15) as quiet:
         pass
     name = named("good")

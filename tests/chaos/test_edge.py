@@ -14,7 +14,7 @@ from visitors import Visitors, figures
 
 JUDGED = ROUNDS > 1
 EDGE = lab.HOSTS["loadbalancers"]
-RATE, LEAST = (100, 30000) if JUDGED else (40, 1500)
+RATE, LEAST = (50, 30000) if JUDGED else (40, 1500)
 # Milliseconds until new connections are answered again; what is asked for, on a quiet machine.
 HANDOVERS = {
     "keepalived stopped": (lambda name: on(name, "systemctl stop keepalived"), lambda name: on(name, "systemctl start keepalived"), 10),
