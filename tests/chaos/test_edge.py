@@ -18,7 +18,7 @@ RATE, LEAST = (50, 30000) if JUDGED else (40, 1500)
 # Milliseconds until new connections are answered again; what is asked for, on a quiet machine.
 HANDOVERS = {
     "keepalived stopped": (lambda name: on(name, "systemctl stop keepalived"), lambda name: on(name, "systemctl start keepalived"), 10),
-    "HAProxy killed": (lambda name: on(name, "systemctl kill --signal=KILL haproxy"), lambda name: None, 200),
+    "HAProxy killed": (lambda name: on(name, "pkill --signal KILL --exact haproxy"), lambda name: None, 200),
     "HAProxy frozen": (lambda name: on(name, "systemctl kill --signal=STOP haproxy"), lambda name: on(name, "systemctl kill --signal=CONT haproxy"), 3000),
     "host dead": (lambda name: docker("kill", name), lambda name: docker("start", name), 400),
 }
