@@ -139,9 +139,10 @@ def test_acme_challenge_is_answered_by_whoever_knows_it(host, first):
 
 
 def test_who_asks_too_much_is_refused_and_others_are_not(host):
-    ask = " --output /dev/null --write-out '%{http_code}\\n' 'https://www.example.com/[1-60]'"
+    ask = " --output /dev/null --write-out '%{http_code}\\n' 'https://www.example.com/[1-80]'"
     codes = curl(host, "--interface 127.0.0.9" + ask).split()
-    assert codes == ["200"] * 50 + ["429"] * 10
+    # The rate is estimated from this period and the one before, to within some requests.
+    assert codes[:50] == ["200"] * 50 and codes[-10:] == ["429"] * 10, codes
     assert "127.0.0.9" in admin(host, "show table visitors")
     assert set(curl(host, ask).split()) == {"200"}, "127.0.0.1 is exempt"
 
