@@ -50,7 +50,7 @@ def by_clone(source, replica):
     arguments = {"login_unix_socket": "/run/mysqld/mysqld.sock", "source_host": lab.ADDRESS[source], "source_user": "replication", "heartbeat_period": 1,
                  "source_password": (CREDENTIALS / "replication_password").read_text(), "source_ssl_ca": "/etc/webstack/pki/ca.crt", "seed": "clone"}
     start = time.monotonic()
-    done = subprocess.run(["ansible", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", replica, "-m", "foobar.webstack.mysql_replica", "-a", json.dumps(arguments)],
+    done = subprocess.run(["ansible", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", replica, "--become", "-m", "foobar.webstack.mysql_replica", "-a", json.dumps(arguments)],
                           cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     print(*[line for line in done.stdout.splitlines() if "clone from" in line], sep="\n")

@@ -39,7 +39,7 @@ def play(playbook, *options, check=True):
 def info(name):
     """What mysql_replication_info says of a server, asked on its host."""
     result = subprocess.run(
-        ["ansible", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", name, "-m", "foobar.webstack.mysql_replication_info",
+        ["ansible", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", name, "--become", "-m", "foobar.webstack.mysql_replication_info",
          "-a", "login_unix_socket=/run/mysqld/mysqld.sock fail_on_unreachable=false"],
         cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
     return yaml.safe_load(result.stdout.split("=>", 1)[1])

@@ -167,6 +167,7 @@ def test_what_the_trial_cannot_see_meets_one_host(release, what, wsgi, reason):
     assert hosts <= {APPS[0]}
 
 
+@pytest.mark.long
 def test_cut_off_and_two_at_once(release):
     """A second operator is refused; after SIGKILL in the middle visitors notice nothing, and the next run repairs."""
     before = at_rest()

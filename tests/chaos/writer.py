@@ -72,11 +72,12 @@ def work(kind, pause, offset, end, directory, acks, errors, lock):
         due = max(due + pause, time.monotonic() - 1)
         key = uuid.uuid4().hex
         while time.monotonic() < end + 10:
+            begun = time.time()
             try:
                 target.write(key)
             except Exception as error:
                 with lock:
-                    errors.write("%.4f %s %s\n" % (time.time(), type(error).__name__, str(error).replace("\n", " ")[:200]))
+                    errors.write("%.4f %s %s\n" % (begun, type(error).__name__, str(error).replace("\n", " ")[:200]))
                 time.sleep(0.01)
                 continue
             with lock:

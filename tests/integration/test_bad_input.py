@@ -88,7 +88,7 @@ def replica(**arguments):
     """Declare a channel on db3 that must be refused."""
     given = {"source_host": "198.19.0.41", "source_user": "replication", "source_ssl_ca": "/etc/webstack/pki/ca.crt", "timeout": 10, **arguments}
     result = subprocess.run(
-        ["ansible", "db3", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "-m", "foobar.webstack.mysql_replica",
+        ["ansible", "db3", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "--become", "-m", "foobar.webstack.mysql_replica",
          "-a", json.dumps({"login_unix_socket": "/run/mysqld/mysqld.sock", **given})],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
     )
