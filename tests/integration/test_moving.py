@@ -70,7 +70,7 @@ def stage3(tmp_path_factory):
         site.play("stage3")
         yield site
     finally:
-        run("molecule", "destroy", "--scenario-name", "stage3to4")
+        run("scripts/lab", "down", "stages")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,7 @@ def test_the_old_servers_are_retired(moved):
     for name in OLD:
         for service in ("nginx", "haproxy", "app.socket", "mysql", "vmagent"):
             assert on(name, f"systemctl is-active {service}") in ("inactive", "failed"), f"{service} on {name}"
+            assert on(name, f"systemctl is-enabled {service}") == "disabled", f"{service} on {name}"
         # Their data stays.
         assert on(name, "ls /var/lib/mysql/site")
 

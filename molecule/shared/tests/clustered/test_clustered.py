@@ -86,9 +86,16 @@ def test_a_load_balancer_that_is_stopped_in_order_gives_the_vip_away():
 
 def test_load_balancers_count_visitors_together():
     """The limit of requests is one for both."""
-    def counted(name):
-        return "key=" in lab.on(name).check_output("echo 'show table visitors' | socat -t 5 /run/haproxy/admin.sock -")
+    def table(name, command):
+        return lab.on(name).check_output(f"echo '{command} table visitors' | socat -t 5 /run/haproxy/admin.sock -")
 
+    def counted(name):
+        return visitor in table(name, "show")
+
+    visitor = lab.on("client").check_output("ip -4 -brief address show dev eth0").split()[2].split("/")[0]
+    for name in lab.HOSTS["loadbalancers"]:
+        table(name, "clear")
+    assert not any(counted(name) for name in lab.HOSTS["loadbalancers"])
     assert lab.site("/").status == 200
     assert lab.wait_for(lambda: all(counted(name) for name in lab.HOSTS["loadbalancers"]), seconds=5)
 
