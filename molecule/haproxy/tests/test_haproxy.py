@@ -145,8 +145,10 @@ def test_who_asks_too_much_is_refused_and_others_are_not(host):
     codes = curl(host, f"--interface {visitor}{ask}").split()
     # The rate is estimated from this period and the one before, to within some requests.
     assert codes[:20] == ["200"] * 20 and codes[-10:] == ["429"] * 10, codes
+    # A reload starts nothing anew: it hands the counters over within a moment. Ten requests alone would be allowed.
     host.check_output("systemctl reload haproxy")
-    assert curl(host, f"--interface {visitor} --output /dev/null --write-out '%{{http_code}}' https://www.example.com/") == "429", "a reload forgets nobody"
+    once = f"--interface {visitor} --output /dev/null --write-out '%{{http_code}}' https://www.example.com/"
+    assert "429" in [curl(host, once) for _ in range(10)]
     assert set(curl(host, ask).split()) == {"200"}, "127.0.0.1 is exempt"
 
 
