@@ -1,9 +1,11 @@
-"""The module haproxy_server against a running HAProxy."""
+"""The module haproxy_server against a running HAProxy, the older one: deploys and patches on stage 4 use it with the newer one."""
 import json
 import os
 import subprocess
 
 from helpers import SITE, admin, curl, servers
+
+testinfra_hosts = ["haproxy-bookworm"]
 
 
 def run(host, *options, **arguments):
