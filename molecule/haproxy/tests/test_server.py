@@ -1,4 +1,4 @@
-"""The module haproxy_server against a running HAProxy, the older one: deploys and patches on stage 4 use it with the newer one."""
+"""The module haproxy_server against a running HAProxy, the older one: patch.yml uses the newer one on stage 4."""
 import json
 import os
 import subprocess
