@@ -140,16 +140,19 @@ def test_acme_challenge_is_answered_by_whoever_knows_it(host, first):
 
 
 def test_who_asks_too_much_is_refused_and_others_are_not(host):
-    ask = " --output /dev/null --write-out '%{http_code}\\n' 'https://www.example.com/[1-100]'"
+    def codes(address, urls):
+        # Not CURL: its wildcard would resolve the address of the interface, too.
+        return host.check_output("curl -sS --max-time 15 --cacert /etc/lab/ca.crt --connect-to ::127.0.0.1: --interface %s --output /dev/null"
+                                 " --write-out '%%{http_code}\n' %s", address, f"https://www.example.com/[1-{urls}]").split()
+
     visitor = f"127.9.{random.randrange(256)}.{random.randrange(1, 255)}"
-    codes = curl(host, f"--interface {visitor}{ask}").split()
+    seen = codes(visitor, 100)
     # The rate is estimated from this period and the one before, to within some requests.
-    assert codes[:20] == ["200"] * 20 and codes[-10:] == ["429"] * 10, codes
+    assert seen[:20] == ["200"] * 20 and seen[-10:] == ["429"] * 10, seen
     # A reload starts nothing anew: it hands the counters over within a moment. Ten requests alone would be allowed.
     host.check_output("systemctl reload haproxy")
-    once = f"--interface {visitor} --output /dev/null --write-out '%{{http_code}}' https://www.example.com/"
-    assert "429" in [curl(host, once) for _ in range(10)]
-    assert set(curl(host, ask).split()) == {"200"}, "127.0.0.1 is exempt"
+    assert "429" in codes(visitor, 10)
+    assert set(codes("127.0.0.1", 100)) == {"200"}
 
 
 # Loopback only
