@@ -152,14 +152,14 @@ def test_all_database_hosts_reboot_at_once():
 
 def test_a_replaced_primary_stays_fenced():
     """Cut off but alive: it cannot acknowledge; healed, it stays read-only, and what only it has is named and saved."""
-    old = primary()
+    old, key = primary(), f"only here {time.time():.0f}"
     earlier = set((CREDENTIALS / "errant").glob(f"errant-{old}-*.sql"))
     load = Load("sql", 100)
     lab.on(old).check_output("iptables -I INPUT 1 -i eth0 -j DROP; iptables -I OUTPUT 1 -o eth0 -j DROP")
     died = time.time()
     try:
         # It waits for a replica, in vain, and is in the binary log already.
-        docker("exec", "--detach", old, "mysql", "--execute", "INSERT INTO site.chaos VALUES ('only here')")
+        docker("exec", "--detach", old, "mysql", "--execute", f"INSERT INTO site.chaos VALUES ('{key}')")
         # Nor can Ansible reach it: the fence is semi-synchronous replication alone.
         output, _ = play("failover")
         assert "acknowledged writes lost: none" in output
@@ -173,11 +173,11 @@ def test_a_replaced_primary_stays_fenced():
     output, _ = rejoin(old, check=False)
     assert "has transactions that" in output
     saved, = set((CREDENTIALS / "errant").glob(f"errant-{old}-*.sql")) - earlier
-    assert "only here" in saved.read_text()
-    assert asked(old, "SELECT COUNT(*) FROM site.chaos WHERE id = 'only here'") == "1"
+    assert key in saved.read_text()
+    assert asked(old, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{key}'") == "1"
     saved.unlink()
     rejoin(old, "-e", "on_errant=reprovision")
     assert lab.wait_for(whole, seconds=60)
-    assert asked(old, "SELECT COUNT(*) FROM site.chaos WHERE id = 'only here'") == "0"
+    assert asked(old, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{key}'") == "0"
     load.stop()
     assert not load.lost()
