@@ -85,7 +85,7 @@ def test_a_load_balancer_that_is_stopped_in_order_gives_the_vip_away():
 
 
 def test_load_balancers_count_visitors_together():
-    """The limit of requests is one for both."""
+    """What the holder of the VIP counts, the other one knows."""
     def table(name, command):
         return lab.on(name).check_output(f"echo '{command} table visitors' | socat -t 5 /run/haproxy/admin.sock -")
 
