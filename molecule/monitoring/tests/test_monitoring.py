@@ -252,6 +252,15 @@ def test_lines_of_an_outage_arrive_afterwards():
     assert all(eventually(lambda token=token: received(token, "monitoring-trixie")) for token in tokens[1:])
 
 
+def test_relp_loses_no_line_when_the_receiver_restarts():
+    token = uuid.uuid4().hex
+    HOSTS["monitoring-bookworm"].check_output(f"(for n in $(seq 100); do logger -t relp {token}-$n.; sleep 0.05; done) </dev/null >/dev/null 2>&1 &")
+    time.sleep(2)
+    SERVER.check_output("systemctl restart rsyslog")
+    expected = {f"{token}-{number}." for number in range(1, 101)}
+    assert eventually(lambda: expected == set(re.findall(rf"{token}-\d+[.]", received(token, "monitoring-bookworm", "relp"))))
+
+
 @pytest.mark.parametrize("role, variables, messages", [
     ("monitoring_agent", {}, ["add a host to the group monitoring", "monitoring_agent_log_host is empty"]),
     ("monitoring_agent", {"monitoring_agent_remote_write_url": "http://x/", "monitoring_agent_remote_write_bearer_token": "t",
