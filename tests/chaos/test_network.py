@@ -1,0 +1,142 @@
+"""Networks and disks that fail: packets that vanish, narrow lines, names that nobody resolves, logs without room; and all hosts rebooted at once."""
+import contextlib
+import re
+import time
+
+import lab
+import pytest
+
+from chaos import Load, alike, asked, docker, holders, play, primary, report, whole
+from visitors import Visitors, figures
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("cluster")]
+EDGE, WEBS, APPS, DATABASES = (lab.HOSTS[tier] for tier in ("loadbalancers", "web", "app", "database"))
+
+
+def on(name, command):
+    return docker("exec", name, "sh", "-c", command).stdout.strip()
+
+
+@contextlib.contextmanager
+def packets(hosts, *rules):
+    """iptables has these rules on these hosts meanwhile."""
+    for host in hosts:
+        on(host, "; ".join(f"iptables -I {rule}" for rule in rules))
+    try:
+        yield
+    finally:
+        for host in hosts:
+            on(host, "; ".join(f"iptables -D {rule}" for rule in rules))
+
+
+def one_holder():
+    return len(holders()) == 1 and lab.site("/healthz").status == 200
+
+
+def test_load_balancers_that_hear_nothing_of_each_other():
+    """Both hold the VIP, as VRRP has no majority; that is reported, both lead to the same site, and it ends when they hear each other."""
+    with packets(EDGE, "INPUT -p vrrp -j DROP", "OUTPUT -p vrrp -j DROP"):
+        assert lab.wait_for(lambda: len(holders()) == len(EDGE), seconds=10)
+        assert lab.wait_for(lambda: lab.ask_monitoring('ALERTS{alertname="VipHolders"}'), seconds=90, pause=3)
+        lab.write()
+    start = time.monotonic()
+    assert lab.wait_for(one_holder, seconds=10)
+    report("VRRP unheard between two healthy load balancers, then heard", one_holder_after_s=round(time.monotonic() - start, 1))
+    with Visitors(20, seconds=10) as visitors:
+        time.sleep(10)
+    visitors.nobody_failed()
+
+
+@pytest.mark.parametrize("tier, port", [("web", 443), ("app", 8443)])
+def test_packets_vanish_before_a_server(tier, port):
+    """Nothing is refused, so only timeouts end the wait."""
+    victim = lab.HOSTS[tier][0]
+    with Visitors(40) as visitors, packets([victim], f"INPUT -p tcp --dport {port} -j DROP"):
+        time.sleep(10)
+    report(f"packets to a {tier} server vanish", **figures(visitors.numbers))
+    visitors.nobody_failed("GET")
+    # A write that had been sent may have been done: it is not sent again.
+    assert visitors.numbers["POST"]["failed"] <= 24, visitors.numbers["reasons"]
+
+
+@pytest.mark.parametrize("percent", [5, 30])
+def test_packets_get_lost_between_app_and_database(percent):
+    """It gets slower, nothing is acknowledged that is not there, and nobody takes over."""
+    before = primary()
+    load = Load("sql", 50)
+    with packets(DATABASES, f"INPUT -i eth0 -p tcp --dport 3306 -m statistic --mode random --probability {percent / 100} -j DROP"):
+        time.sleep(20)
+    load.goes_on()
+    load.stop()
+    report(f"{percent} % of the packets to the databases get lost", acknowledged=len(load.acks()), errors=len(load.errors()))
+    assert not load.lost()
+    assert primary() == before
+    assert lab.wait_for(whole, seconds=60)
+    assert alike()
+
+
+def test_a_narrow_line_between_databases():
+    """1 Mbit/s out of the primary: a write of a megabyte waits until a replica has it, and nobody takes over."""
+    source = primary()
+    interfaces = on(source, "ip -o -4 address | awk '/198[.]19[.]/ {print $2}'").split()
+    lab.sql(source, "CREATE TABLE site.narrow (text BLOB)")
+    try:
+        for interface in interfaces:
+            on(source, f"tc qdisc add dev {interface} root tbf rate 1mbit burst 32kbit latency 400ms")
+        start = time.monotonic()
+        lab.sql(source, "INSERT INTO site.narrow SELECT RANDOM_BYTES(1024) FROM information_schema.columns LIMIT 1000")
+        seconds = time.monotonic() - start
+    finally:
+        for interface in interfaces:
+            on(source, f"tc qdisc del dev {interface} root")
+    report("1 MB over 1 Mbit/s between the databases", acknowledged_after_s=round(seconds, 1))
+    assert seconds > 5 and primary() == source
+    assert lab.wait_for(whole, seconds=60)
+    assert lab.wait_for(lambda: {asked(name, "SELECT COUNT(*) FROM site.narrow") for name in DATABASES} == {"1000"}, seconds=60)
+    lab.sql(source, "DROP TABLE site.narrow")
+
+
+def test_nobody_resolves_names():
+    """Nothing on the way of a request asks DNS, neither do reloads."""
+    hosts = EDGE + WEBS + APPS + DATABASES
+    with packets(hosts, "OUTPUT -p udp --dport 53 -j DROP", "OUTPUT -p tcp --dport 53 -j DROP"):
+        with Visitors(20) as visitors:
+            for name in EDGE:
+                on(name, "systemctl reload haproxy")
+            for name in WEBS:
+                on(name, "systemctl reload nginx")
+            time.sleep(10)
+    report("DNS is dead", **figures(visitors.numbers))
+    visitors.nobody_failed()
+
+
+def test_no_room_for_logs():
+    """A web server whose logs have no room goes on."""
+    host = WEBS[0]
+    on(host, "mount -t tmpfs -o size=64k tmpfs /var/log/nginx && nginx -s reopen && head -c 60000 /dev/zero > /var/log/nginx/filler")
+    try:
+        with Visitors(20) as visitors:
+            time.sleep(15)
+        assert "100%" in on(host, "df /var/log/nginx")
+    finally:
+        on(host, "umount --lazy /var/log/nginx && nginx -s reopen")
+    report("no room for nginx's logs", **figures(visitors.numbers))
+    visitors.nobody_failed()
+
+
+def test_all_hosts_reboot_at_once():
+    """Everything comes back in its role by itself, nothing acknowledged is lost, and the stage has nothing to change."""
+    hosts = [name for tier in lab.HOSTS.values() for name in tier]
+    load = Load("http", 20)
+    before = primary()
+    docker("kill", *hosts)
+    start = time.monotonic()
+    docker("start", *hosts)
+    assert lab.wait_for(lambda: whole() and one_holder(), seconds=180)
+    report("all hosts die at once, and boot", site_after_s=round(time.monotonic() - start))
+    assert primary() == before
+    load.goes_on()
+    load.stop()
+    assert not load.lost()
+    output, _ = play("stage4")
+    assert not re.search(r"changed=[1-9]", output), output[-2000:]
