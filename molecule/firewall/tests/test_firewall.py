@@ -216,3 +216,22 @@ def test_active_after_a_boot(firewall):
     firewall.check_output("iptables -S | grep -x -e '-P INPUT DROP' && ip6tables -S | grep -x -e '-P INPUT DROP' && iptables -S ufw-user-input | grep 8003")
     assert firewall.service("ufw").is_enabled
     assert drift(firewall) == ""
+
+
+def test_outgoing_connections_where_they_are_declared(neighbour, trixie):
+    other = testinfra.get_host("docker://firewall-bookworm")
+
+    def reached(port):
+        tries, failed = knock(trixie, other, port, times=3)
+        return tries - failed
+
+    needs = {"app": {"firewall_rules": [{"direction": "out", "to": address(other), "port": "8001", "proto": "tcp"}]}}
+    assert (reached(8001), reached(8005)) == (3, 3)
+    assert converge("-e", json.dumps({"webstack_exports": needs})) == 1 and reached(8005) == 3, "nothing is denied unless it is asked for"
+    denied = ("-e", json.dumps({"webstack_exports": needs, "firewall_default_outgoing": "deny"}))
+    assert converge(*denied) == 1
+    assert (reached(8001), reached(8005)) == (3, 0)
+    assert knock(neighbour, trixie, 8001, times=3) == (3, 0), "answers pass"
+    assert converge(*denied) == 0
+    assert converge() == 1
+    assert reached(8005) == 3
