@@ -80,7 +80,7 @@ def moved(stage3):
     visitor = subprocess.Popen(["docker", "exec", "client", "timeout", "3600", "bash", "/tmp/visitor"])
     try:
         for name in NEW:
-            stage3.groups["database"]["hosts"][name] = None
+            stage3.groups["database"]["hosts"][name] = {"mysql_semi_sync": True}
         stage3.play("stage3")
         assert primaries() == ["server1"]
         stage3.play("switchover", "-e", "new_primary=db1")
