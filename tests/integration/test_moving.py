@@ -97,7 +97,8 @@ def moved(stage3):
 
 def test_no_visitor_noticed(moved):
     assert len(moved) > 1000
-    assert [visit for visit in moved if visit[2] not in ("200", "201")] == []
+    failed = [visit for visit in moved if visit[2] not in ("200", "201")]
+    assert not failed, failed
 
 
 def test_every_entry_is_on_the_new_servers(moved):
