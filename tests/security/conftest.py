@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT / "molecule/shared/tests"), str(ROOT / "molecule/shared
 
 def pytest_collection_modifyitems(items):
     """What is quick comes first, what restarts services last."""
-    order = ["test_units", "test_tls", "test_clear_text", "test_secrets", "test_firewall", "test_certificates"]
+    order = ["test_units", "test_auditors", "test_tls", "test_clear_text", "test_secrets", "test_firewall", "test_certificates"]
     items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else -1)
 
 
