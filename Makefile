@@ -41,6 +41,7 @@ chaos:
 
 benchmark:
 	@rm -f tests/output/benchmark.jsonl
+	@PATH=$(CURDIR)/.venv/bin:$(PATH) python tests/benchmark/converge.py
 	@PATH=$(CURDIR)/.venv/bin:$(PATH) python tests/benchmark/edge.py
 	@PATH=$(CURDIR)/.venv/bin:$(PATH) python tests/benchmark/seeding.py
 	@.venv/bin/pip install --quiet --disable-pip-version-check matplotlib

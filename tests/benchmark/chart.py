@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The table (standard output, Markdown) and the chart (docs/benchmark.svg) of what edge.py and seeding.py wrote to tests/output/benchmark.jsonl."""
+"""The table (standard output, Markdown) and the chart (docs/benchmark.svg) of what converge.py, edge.py and seeding.py wrote to tests/output/benchmark.jsonl."""
 import json
 from pathlib import Path
 
@@ -27,6 +27,10 @@ def main():
     for name, line in FOUND.items():
         if "median" in line:
             print(f"| {name} | {line['median']} | {line['least']} | {line['most']} |")
+    print("\n| what | wall s | CPU of the controller s | CPU of the hosts s |\n|---|---|---|---|")
+    for name, line in FOUND.items():
+        if "wall_s" in line:
+            print(f"| {name} | {line['wall_s']} | {line['controller_cpu_s']} | {line['hosts_cpu_s']} |")
     figure, axes = pyplot.subplots(len(CHARTS), 1, figsize=(7, 6.5), gridspec_kw={"height_ratios": [len(names) for _, _, names in CHARTS]})
     for axis, (title, unit, names) in zip(axes, CHARTS):
         lines = [FOUND[f"edge, {name}: {unit}"] for name in names]
