@@ -119,39 +119,40 @@ def test_a_server_dies(tier, how):
 RELOADS = [("haproxy", "loadbalancers"), ("haproxy", "app"), ("nginx", "web"), ("keepalived", "loadbalancers")]
 
 
-def test_reloads_under_load():
-    count = 50 if JUDGED else 5
+def serial(name):
+    return on("client", f"openssl s_client -connect {lab.PUBLIC[name]}:443 -servername www.foobar.com </dev/null 2>/dev/null | openssl x509 -noout -serial")
 
-    def reload():
-        for _ in range(count):
+
+def renewed(name):
+    """Seconds from the new certificate on disk until visitors get it, without a new process."""
+    before, pids = serial(name), on(name, "pgrep --exact haproxy | sort")
+    on(name, "REQUESTS_CA_BUNDLE=/etc/ssl/acme-server.crt certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
+    issued = float(on(name, "stat --format %.Y /etc/letsencrypt/live/*/fullchain.pem --dereference | tail -1"))
+    assert lab.wait_for(lambda: serial(name) != before, seconds=10)
+    seconds = time.time() - issued
+    assert on(name, "pgrep --exact haproxy | sort") == pids
+    return seconds
+
+
+def test_reloads_and_renewals_under_load():
+    count, seconds = 50 if JUDGED else 5, []
+
+    def change():
+        for number in range(count):
             for service, tier in RELOADS:
                 for name in lab.HOSTS[tier]:
                     on(name, f"systemctl reload {service}")
+            if number % 5 == 0:
+                seconds.append(renewed(EDGE[number // 5 % len(EDGE)]))
             time.sleep(0.5)
+        seconds.append(renewed(EDGE[-1]))
 
-    visitors = under_load(reload, 0)
-    report(f"{count} reloads of {', '.join(f'{service} on {tier}' for service, tier in RELOADS)}", **figures(visitors.numbers))
+    visitors = under_load(change, 0)
+    report(f"{count} reloads of {', '.join(f'{service} on {tier}' for service, tier in RELOADS)}; {len(seconds)} renewals",
+           issued_to_seen_p50_s=round(statistics.median(seconds), 2), issued_to_seen_max_s=round(max(seconds), 2), **figures(visitors.numbers))
     visitors.nobody_failed()
-
-
-def test_certificates_are_renewed_under_load():
-    def serial(name):
-        return on("client", f"openssl s_client -connect {lab.PUBLIC[name]}:443 -servername www.foobar.com </dev/null 2>/dev/null | openssl x509 -noout -serial")
-
-    seconds = []
-
-    def renew():
-        for name in EDGE * ROUNDS:
-            before, pids = serial(name), on(name, "pgrep --exact haproxy | sort")
-            on(name, "REQUESTS_CA_BUNDLE=/etc/ssl/acme-server.crt certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
-            issued = float(on(name, "stat --format %.Y /etc/letsencrypt/live/*/fullchain.pem --dereference | tail -1"))
-            assert lab.wait_for(lambda name=name, before=before: serial(name) != before, seconds=10)
-            seconds.append(time.time() - issued)
-            assert on(name, "pgrep --exact haproxy | sort") == pids
-
-    visitors = under_load(renew, 0)
-    report(f"{len(seconds)} renewals on the load balancers", issued_to_seen_s=round(max(seconds), 2), **figures(visitors.numbers))
-    visitors.nobody_failed()
+    if JUDGED:
+        assert statistics.median(seconds) <= 1
 
 
 def test_all_app_servers_down():
