@@ -125,12 +125,12 @@ def serial(name):
 
 def renewed(name):
     """Seconds from the new certificate on disk until visitors get it, without a new process."""
-    before, pids = serial(name), on(name, "pgrep --exact haproxy | sort")
+    before, newest = serial(name), on(name, "pgrep --newest --exact haproxy")
     on(name, "REQUESTS_CA_BUNDLE=/etc/ssl/acme-server.crt certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
     issued = float(on(name, "stat --format %.Y /etc/letsencrypt/live/*/fullchain.pem --dereference | tail -1"))
     assert lab.wait_for(lambda: serial(name) != before, seconds=10)
     seconds = time.time() - issued
-    assert on(name, "pgrep --exact haproxy | sort") == pids
+    assert on(name, "pgrep --newest --exact haproxy") == newest
     return seconds
 
 
