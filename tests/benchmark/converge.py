@@ -26,7 +26,7 @@ INSTALL = """set -e
 export DEBIAN_FRONTEND=noninteractive
 tar --extract --directory=/
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold %s >/dev/null
+apt-get install -y -qq --no-install-recommends %s -o Dpkg::Options::=--force-confold %s >/dev/null
 systemctl daemon-reload
 """
 
@@ -109,8 +109,9 @@ def main():
 
         def script():
             def one(name):
-                _, packages, files = wanted[name]
-                docker("exec", "--interactive", f"bench-{name}", "sh", "-c", INSTALL % " ".join(packages), input=files)
+                image, packages, files = wanted[name]
+                release = "-t sid" if "database" in image else ""
+                docker("exec", "--interactive", f"bench-{name}", "sh", "-c", INSTALL % (release, " ".join(packages)), input=files)
             everywhere(names, one)
         measured("first run, shell script", others, script)
         measured("no-change run, shell script", others, script)
