@@ -1,5 +1,6 @@
 """Networks and disks that fail: packets that vanish, narrow lines, names that nobody resolves, logs without room; and all hosts rebooted at once."""
 import contextlib
+import json
 import re
 import time
 
@@ -123,6 +124,30 @@ def test_no_room_for_logs():
         on(host, "umount --lazy /var/log/nginx && nginx -s reopen")
     report("no room for nginx's logs", **figures(visitors.numbers))
     visitors.nobody_failed()
+
+
+def test_outgoing_connections_are_denied():
+    """What the roles declare is enough for visitors, a switchover, a renewed certificate and the monitoring."""
+    def reached():
+        return docker("exec", WEBS[0], "timeout", "3", "bash", "-c", f"</dev/tcp/{lab.ADDRESS[DATABASES[0]]}/22", check=False).returncode == 0
+
+    # The lab's ACME server has ports of its own.
+    wanted = {"firewall_default_outgoing": "deny", "firewall_outgoing_rules": [
+        {"port": "53"}, {"port": "123", "proto": "udp"}, {"port": "80,443,14000,15000", "proto": "tcp"}]}
+    assert reached()
+    try:
+        with Visitors(20) as visitors:
+            play("stage4", "--tags", "firewall", "-e", json.dumps(wanted))
+            assert not reached()
+            play("switchover", "-e", f"new_primary={next(name for name in DATABASES if name != primary())}")
+            on(holders()[0], "REQUESTS_CA_BUNDLE=/etc/ssl/acme-server.crt certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
+        report("outgoing connections denied", **figures(visitors.numbers))
+        visitors.nobody_failed()
+        assert lab.wait_for(whole, seconds=30)
+        assert lab.wait_for(lambda: {row["metric"]["host"] for row in lab.ask_monitoring("time() - timestamp(node_load1) < 20")} == set(lab.EVERY_HOST), seconds=60, pause=3)
+    finally:
+        play("stage4", "--tags", "firewall")
+    assert reached()
 
 
 def test_all_hosts_reboot_at_once():
