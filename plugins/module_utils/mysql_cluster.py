@@ -237,6 +237,8 @@ def gtid_problems(name, source, gaps, lacks_purged=''):
         problems.append('%s has transactions that %s lacks: %s; save them and seed it again' % (name, source, gaps['errant']))
     if gaps['missing_purged']:
         problems.append('%s lacks transactions that %s has purged: %s; seed it again' % (name, source, gaps['missing_purged']))
+    if gaps['missing_own']:
+        problems.append('%s %s; seed it again' % (name, mysql_replication.lost_text(gaps['missing_own'])))
     if lacks_purged:
         problems.append('%s could not follow the new primary, which has purged %s' % (name, lacks_purged))
     return problems

@@ -157,6 +157,8 @@ def peer_problems(peer):
         problems.append('this server has transactions that its source lacks: %s; save them and seed it again, or it will diverge' % peer['errant'])
     if peer['missing_purged']:
         problems.append("the source has purged transactions that this server lacks: %s; seed it again" % peer['missing_purged'])
+    if peer['missing_own']:
+        problems.append('this server %s; seed it again' % lost_text(peer['missing_own']))
     return problems
 
 
@@ -269,6 +271,8 @@ def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss, 
         need = 'the source has purged transactions that this server lacks: %s' % gaps['missing_purged']
     elif errant:
         need = 'this server has transactions that the source lacks: %s' % errant
+    elif gaps['missing_own']:
+        need = 'this server ' + lost_text(gaps['missing_own'])
     elif schemas:
         need = 'this server holds schemas that came by no transaction: %s' % ', '.join(schemas)
     elif seed == 'clone' and not follows(channel, source):
@@ -280,6 +284,10 @@ def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss, 
     if schemas or errant:
         if not allow_data_loss:
             problems.append(loss_text(schemas, errant))
+    elif gaps['missing_own'] and not allow_data_loss:
+        # Commits that wait for an acknowledgement look the same until a restart.
+        problems.append('this server %s. Restart it, so that it says all that it has; what is then still missing needs a new seed: '
+                        'allow_data_loss, or playbooks/rejoin.yml with on_errant=reprovision' % lost_text(gaps['missing_own']))
     elif server_state(local) == 'writable' and not follows(channel, source) and not allow_data_loss:
         problems.append('this server accepts writes and holds data (%s): it may be the primary. '
                         'If it is not, SET GLOBAL super_read_only=ON there first, or set allow_data_loss'
@@ -314,6 +322,10 @@ def loss_text(schemas, errant):
     if schemas:
         parts.append('schemas: %s' % ', '.join(schemas))
     return 'this server holds data of its own, %s. Nothing is overwritten without allow_data_loss; save it first' % '; and '.join(parts)
+
+
+def lost_text(missing_own):
+    return 'lacks transactions that it wrote itself, as with an older copy of its disk: %s; replication skips what carries its own server_id' % missing_own
 
 
 def space_problems(need_bytes, have_bytes):

@@ -260,12 +260,14 @@ def gtid_gaps(db, peer, peer_uuid, received='', pause=0.5):
         # The peer may have purged what was still on its way at the first look.
         here = _gtid(db)
         purged = _subtract(db, purged, here['executed'])
+    missing = _subtract(db, there['executed'], here['executed'])
     return {
         'executed': there['executed'],
         'purged': there['purged'],
         'errant': errant,
         'ahead': gtid_only(extra, peer_uuid),
-        'missing': _subtract(db, there['executed'], here['executed']),
+        'missing': missing,
+        'missing_own': gtid_only(missing, db.value('SELECT @@GLOBAL.server_uuid')),
         'missing_purged': purged,
     }
 

@@ -109,6 +109,7 @@ options:
     description:
       - Whether data that only this server has may be overwritten.
       - Without it such a server is refused, and its schemas and errant transactions are named.
+      - Also for a server that lacks transactions which it wrote itself (an older copy of its disk): replication never sends them back, so it is seeded again.
     type: bool
     default: false
   allow_chain:

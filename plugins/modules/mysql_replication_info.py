@@ -403,6 +403,11 @@ peer:
     missing:
       description: Transactions that only the peer has.
       type: str
+    missing_own:
+      description:
+        - The part of RV(peer.missing) that this server wrote itself. Replication skips what carries its own C(server_id), so not empty means that it must be seeded.
+        - So it is after an older copy of a former primary's disk was put back; and, until a restart, while commits wait for an acknowledgement.
+      type: str
     missing_purged:
       description: The part of RV(peer.missing) that is no longer in the peer's binary logs; not empty means that this server must be seeded.
       type: str
@@ -454,7 +459,7 @@ def look_at_peer(db, server, target):
     try:
         peer = mysql.connect(**target)
     except mysql.ServerError as error:
-        return {'reachable': False, 'reason': str(error), 'server_uuid': '', 'executed': '', 'errant': '', 'ahead': '', 'missing': '', 'missing_purged': ''}
+        return {'reachable': False, 'reason': str(error), 'server_uuid': '', 'executed': '', 'errant': '', 'ahead': '', 'missing': '', 'missing_own': '', 'missing_purged': ''}
     try:
         uuid = peer.value('SELECT @@GLOBAL.server_uuid')
         received = ','.join(channel['received'] for channel in server['channels'] if channel['source_uuid'] == uuid)

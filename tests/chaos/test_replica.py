@@ -117,23 +117,73 @@ def test_lost_disk_and_too_small_a_new_one(replica, filler):
     assert lab.wait_for(whole, seconds=60)
 
 
-@pytest.mark.long
-def test_full_disk(replica, filler):
-    """It waits and goes on by itself once there is room; the primary has its acknowledgements from the other replica."""
+@pytest.fixture
+def small_disk(replica):
+    """The replica has its data on a copy of its disk with 40 MiB to spare; to give it room, and to put the older disk back."""
     on = lab.on(replica)
     on.check_output(
         "systemctl stop mysql; mkdir /mnt/small; mount -t tmpfs -o size=$(($(du --summarize --block-size=1M /var/lib/mysql | cut -f 1) + 40))m tmpfs /mnt/small;"
         " cp --archive /var/lib/mysql/. /mnt/small; chown mysql:mysql /mnt/small; mount --bind /mnt/small /var/lib/mysql; systemctl start mysql")
+
+    class Disk:
+        def grows(self):
+            on.check_output("mount -o remount,size=2g /mnt/small")
+
+        def older(self):
+            on.check_output("! test -d /mnt/small || { systemctl stop mysql; umount /var/lib/mysql /mnt/small; rmdir /mnt/small; systemctl start mysql; }")
+
     try:
         assert lab.wait_for(whole, seconds=60)
-        load = Load("sql", 50)
-        filler()
-        named(replica, "nearly full")
-        load.goes_on()
-        on.check_output("mount -o remount,size=2g /mnt/small")
-        assert lab.wait_for(whole, seconds=120)
-        load.stop()
-        assert not load.lost()
+        yield Disk()
     finally:
-        on.check_output("systemctl stop mysql; umount /var/lib/mysql /mnt/small; rmdir /mnt/small; systemctl start mysql")
+        Disk().older()
+
+
+@pytest.mark.long
+def test_full_disk(replica, filler, small_disk):
+    """It waits and goes on by itself once there is room; the primary has its acknowledgements from the other replica."""
+    load = Load("sql", 50)
+    filler()
+    named(replica, "nearly full")
+    load.goes_on()
+    small_disk.grows()
+    assert lab.wait_for(whole, seconds=120)
+    load.stop()
+    assert not load.lost()
+
+
+@pytest.mark.long
+def test_full_disk_of_the_primary_and_an_older_copy_of_it(replica, small_disk):
+    """Writes wait, reads go on, nobody takes over; with room nothing that was acknowledged is missing. The older copy of the disk lacks what its own server wrote."""
+    before = primary()
+    play("switchover", "-e", f"new_primary={replica}")
+    load = Load("sql", 50)
+    lab.sql(replica, "CREATE TABLE site.filler (text LONGBLOB)")
+    docker("exec", "--detach", replica, "mysql", "--execute", "INSERT INTO site.filler " + " UNION ALL ".join(["SELECT REPEAT('x', 16 << 20)"] * 4))
+    named(replica, "nearly full")
+    assert lab.site("/").status == 200 and primary() == replica
+    small_disk.grows()
+    load.goes_on()
+    load.stop()
+    assert not load.lost() and primary() == replica
     assert lab.wait_for(whole, seconds=60)
+    lab.sql(replica, "DROP TABLE site.filler")
+    play("switchover", "-e", f"new_primary={before}")
+    small_disk.older()
+    assert "lacks transactions that it wrote itself" in converge(check=False)
+    play("rejoin", "-e", f"server={replica}", "-e", "on_errant=reprovision")
+    assert whole()
+
+
+@pytest.mark.long
+def test_data_that_differ(replica):
+    """The applier fails, the stage does not skip it, and a new seed is one command."""
+    key = uuid.uuid4().hex
+    lab.sql(primary(), "CREATE TABLE IF NOT EXISTS site.chaos (id CHAR(32) CHARACTER SET ascii PRIMARY KEY)")
+    assert lab.wait_for(lambda: asked(replica, "SELECT COUNT(*) FROM site.chaos") != "")
+    lab.sql(replica, f"SET GLOBAL super_read_only = OFF; SET SESSION sql_log_bin = 0; INSERT INTO site.chaos VALUES ('{key}'); SET GLOBAL super_read_only = ON")
+    lab.sql(primary(), f"INSERT INTO site.chaos VALUES ('{key}')")
+    named(replica, "the applier of the channel failed")
+    assert "applier" in converge(check=False)
+    play("rejoin", "-e", f"server={replica}", "-e", "on_errant=reprovision")
+    assert whole() and info(replica)["clone"]["percent"] == 100

@@ -144,8 +144,8 @@ def test_stopped_target_of_an_interrupted_switchover():
 
 
 def test_gtid_problems():
-    assert cluster.gtid_problems('db2', 'db1', {'errant': '', 'missing_purged': ''}) == []
-    assert len(cluster.gtid_problems('db2', 'db1', {'errant': 'b:1', 'missing_purged': 'a:1'}, 'a:2')) == 3
+    assert cluster.gtid_problems('db2', 'db1', {'errant': '', 'missing_own': '', 'missing_purged': ''}) == []
+    assert len(cluster.gtid_problems('db2', 'db1', {'errant': 'b:1', 'missing_own': 'b:2', 'missing_purged': 'a:1'}, 'a:2')) == 4
 
 
 def test_who_moves_early():

@@ -39,7 +39,7 @@ def channel(**changes):
 
 
 def gaps(**changes):
-    return dict({'executed': A + ':1-9', 'purged': '', 'errant': '', 'ahead': '', 'missing': '', 'missing_purged': ''}, **changes)
+    return dict({'executed': A + ':1-9', 'purged': '', 'errant': '', 'ahead': '', 'missing': '', 'missing_own': '', 'missing_purged': ''}, **changes)
 
 
 def replica(**changes):
@@ -273,6 +273,14 @@ def test_purged_means_clone():
     assert (method, problems) == ('clone', []) and A + ':4-6' in reason
     assert 'seed=never forbids' in decide(replica(), 'never', channel(), gap)[2][0]
     assert 'cannot be cloned: x' in decide(replica(), chan=channel(), gap=gap, blocked=['x'])[2][0]
+
+
+def test_what_replication_never_sends_back_needs_a_seed():
+    gap = gaps(missing_own=B + ':7-9')
+    method, reason, problems = decide(replica(), chan=channel(), gap=gap)
+    assert B + ':7-9' in problems[0] and 'rejoin.yml' in problems[0]
+    assert decide(replica(), chan=channel(), gap=gap, loss=True)[::2] == ('clone', [])
+    assert B + ':7-9' in rules.peer_problems(dict(gap, reachable=True))[0]
 
 
 def test_errant_is_refused_and_named():

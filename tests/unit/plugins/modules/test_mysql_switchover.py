@@ -122,7 +122,7 @@ class Lab:
         monkeypatch.setattr(mysql_server, 'read_server', self.read_server)
         monkeypatch.setattr(mysql_server, 'read_semi_sync', self.read_semi_sync)
         monkeypatch.setattr(mysql_server, 'read_channels', self.read_channels)
-        monkeypatch.setattr(mysql_server, 'gtid_gaps', lambda db, *others: {'errant': db.fake.errant, 'missing_purged': ''})
+        monkeypatch.setattr(mysql_server, 'gtid_gaps', lambda db, *others: {'errant': db.fake.errant, 'missing_own': '', 'missing_purged': ''})
         monkeypatch.setattr(mysql_switchover, 'SETTLE', 0)
         # Dead servers stay dead: no need to wait for them.
         monkeypatch.setattr(mysql_cluster.Node, 'persist', lambda node, action: PERSIST(node, action, 0.2))
