@@ -271,7 +271,7 @@ def derive_primary(views):
     if strangers:
         return None, ['replicas follow %s, which servers does not name' % ', '.join(strangers)]
     if not names:
-        return None, ['no server that answers follows anyone, so which one was the primary cannot be told: name it as primary']
+        return None, ['no server that answers follows another one, so none is known to have the data of a primary']
     if len(names) > 1:
         return None, ['the replicas follow different servers, %s: name the dead one as primary' % ' and '.join(names)]
     return names[0], []

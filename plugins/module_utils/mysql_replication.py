@@ -158,7 +158,7 @@ def peer_problems(peer):
     if peer['missing_purged']:
         problems.append("the source has purged transactions that this server lacks: %s; seed it again" % peer['missing_purged'])
     if peer['missing_own']:
-        problems.append('this server %s; seed it again' % lost_text(peer['missing_own']))
+        problems.append('this server %s. Restart it, and where that stays so seed it again' % lost_text(peer['missing_own']))
     return problems
 
 
@@ -275,6 +275,8 @@ def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss, 
         need = 'this server ' + lost_text(gaps['missing_own'])
     elif schemas:
         need = 'this server holds schemas that came by no transaction: %s' % ', '.join(schemas)
+    elif seed == 'always':
+        need = 'seed=always'
     elif seed == 'clone' and not follows(channel, source):
         need = 'seed=clone and this server does not follow the source yet'
     else:
@@ -284,10 +286,10 @@ def decide_seed(seed, local, source, channel, gaps, obstacles, allow_data_loss, 
     if schemas or errant:
         if not allow_data_loss:
             problems.append(loss_text(schemas, errant))
-    elif gaps['missing_own'] and not allow_data_loss:
+    elif gaps['missing_own'] and not (is_virgin(local) or half_cloned or seed == 'always' or allow_data_loss):
         # Commits that wait for an acknowledgement look the same until a restart.
         problems.append('this server %s. Restart it, so that it says all that it has; what is then still missing needs a new seed: '
-                        'allow_data_loss, or playbooks/rejoin.yml with on_errant=reprovision' % lost_text(gaps['missing_own']))
+                        'seed=always, or playbooks/rejoin.yml with mysql_replica_seed=always' % lost_text(gaps['missing_own']))
     elif server_state(local) == 'writable' and not follows(channel, source) and not allow_data_loss:
         problems.append('this server accepts writes and holds data (%s): it may be the primary. '
                         'If it is not, SET GLOBAL super_read_only=ON there first, or set allow_data_loss'
@@ -324,8 +326,11 @@ def loss_text(schemas, errant):
     return 'this server holds data of its own, %s. Nothing is overwritten without allow_data_loss; save it first' % '; and '.join(parts)
 
 
+SKIPPED = "replication skips what carries the server's own server_id"
+
+
 def lost_text(missing_own):
-    return 'lacks transactions that it wrote itself, as with an older copy of its disk: %s; replication skips what carries its own server_id' % missing_own
+    return 'lacks transactions that it wrote itself, as with an older copy of its disk: %s; %s' % (missing_own, SKIPPED)
 
 
 def space_problems(need_bytes, have_bytes):

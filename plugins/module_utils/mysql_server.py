@@ -248,19 +248,19 @@ def gtid_gaps(db, peer, peer_uuid, received='', pause=0.5):
     so the peer's own GTIDs never count as errant while it answers, and the others only after a second look at the peer.
     """
     here, there = _gtid(db), _gtid(peer)
-    extra = _subtract(db, here['executed'], there['executed'])
+    extra = gtid_subtract(db, here['executed'], there['executed'])
     errant = gtid_without(extra, peer_uuid)
     if errant:
         time.sleep(pause)
         there = _gtid(peer)
-        extra = _subtract(db, extra, there['executed'])
+        extra = gtid_subtract(db, extra, there['executed'])
         errant = gtid_without(extra, peer_uuid)
-    purged = _subtract(db, _subtract(db, there['purged'], here['executed']), received)
+    purged = gtid_subtract(db, gtid_subtract(db, there['purged'], here['executed']), received)
     if purged:
         # The peer may have purged what was still on its way at the first look.
         here = _gtid(db)
-        purged = _subtract(db, purged, here['executed'])
-    missing = _subtract(db, there['executed'], here['executed'])
+        purged = gtid_subtract(db, purged, here['executed'])
+    missing = gtid_subtract(db, there['executed'], here['executed'])
     return {
         'executed': there['executed'],
         'purged': there['purged'],
@@ -277,5 +277,5 @@ def _gtid(db):
     return {key: value.replace('\n', '') for key, value in row.items()}
 
 
-def _subtract(db, left, right):
+def gtid_subtract(db, left, right):
     return (db.value('SELECT GTID_SUBTRACT(%s, %s)', (left, right)) or '').replace('\n', '')

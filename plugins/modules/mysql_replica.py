@@ -100,16 +100,18 @@ options:
       - A virgin server is cloned even where the source has purged nothing, because binary logs do not tell what the data files held before them,
         and two fresh installations create the same accounts twice, which stops replication.
       - V(clone), as V(auto), and a server that does not follow this source yet is always cloned. A replica that can catch up is left alone.
+      - V(always), the server is cloned whatever it has, as when its data differ from the source's. Running it again clones again.
       - V(never), a virgin server starts from the binary logs where the source has purged nothing, on your word that they are complete since its installation;
         any other server that needs seeding is refused.
     type: str
-    choices: [auto, clone, never]
+    choices: [auto, clone, always, never]
     default: auto
   allow_data_loss:
     description:
       - Whether data that only this server has may be overwritten.
       - Without it such a server is refused, and its schemas and errant transactions are named.
-      - Also for a server that lacks transactions which it wrote itself (an older copy of its disk): replication never sends them back, so it is seeded again.
+      - Also for a server that lacks transactions which it wrote itself, as with an older copy of its disk.
+        Replication never sends them back, so it is seeded again.
     type: bool
     default: false
   allow_chain:
@@ -612,8 +614,9 @@ class Replica:
             if failure:
                 self.fail('the channel from %s: %s' % (self.source_name, failure), channel=channel)
             if time.monotonic() > deadline:
-                self.fail('this server did not catch up with %s within %s s, it goes on in the background; lag %s s, queue %s'
-                          % (self.source_name, self.params['timeout'], channel['lag_seconds'], channel['queue'] or 'empty'), channel=channel)
+                self.fail('this server did not catch up with %s within %s s, it goes on in the background; lag %s s, queue %s%s'
+                          % (self.source_name, self.params['timeout'], channel['lag_seconds'], channel['queue'] or 'empty',
+                             '' if channel['queue'] else '. Where that stays so, %s: seed it again (seed=always)' % mysql_replication.SKIPPED), channel=channel)
 
 
 def main():
@@ -636,7 +639,7 @@ def main():
         heartbeat_period=dict(type='float'),
         delay=dict(type='int', default=0),
         read_only=dict(type='bool', default=True),
-        seed=dict(type='str', choices=['auto', 'clone', 'never'], default='auto'),
+        seed=dict(type='str', choices=['auto', 'clone', 'always', 'never'], default='auto'),
         allow_data_loss=dict(type='bool', default=False),
         allow_chain=dict(type='bool', default=False),
         wait=dict(type='str', choices=['caught_up', 'connected', 'none'], default='caught_up'),

@@ -405,8 +405,14 @@ peer:
       type: str
     missing_own:
       description:
-        - The part of RV(peer.missing) that this server wrote itself. Replication skips what carries its own C(server_id), so not empty means that it must be seeded.
+        - The part of RV(peer.missing) that this server wrote itself.
+          Replication skips what carries its own C(server_id), so not empty means that it must be seeded.
         - So it is after an older copy of a former primary's disk was put back; and, until a restart, while commits wait for an acknowledgement.
+      type: str
+    relay_only:
+      description:
+        - Transactions that this server's relay logs hold, and neither its data nor the peer.
+        - They are gone when a channel is changed or the server is cloned.
       type: str
     missing_purged:
       description: The part of RV(peer.missing) that is no longer in the peer's binary logs; not empty means that this server must be seeded.
@@ -459,11 +465,14 @@ def look_at_peer(db, server, target):
     try:
         peer = mysql.connect(**target)
     except mysql.ServerError as error:
-        return {'reachable': False, 'reason': str(error), 'server_uuid': '', 'executed': '', 'errant': '', 'ahead': '', 'missing': '', 'missing_own': '', 'missing_purged': ''}
+        return dict(dict.fromkeys(('server_uuid', 'executed', 'errant', 'ahead', 'missing', 'missing_own', 'missing_purged', 'relay_only'), ''),
+                    reachable=False, reason=str(error))
     try:
         uuid = peer.value('SELECT @@GLOBAL.server_uuid')
         received = ','.join(channel['received'] for channel in server['channels'] if channel['source_uuid'] == uuid)
         gaps = mysql_server.gtid_gaps(db, peer, uuid, received)
+        waiting = ','.join(channel['received'] for channel in server['channels'] if channel['received'])
+        gaps['relay_only'] = mysql_server.gtid_subtract(db, mysql_server.gtid_subtract(db, waiting, server['gtid']['executed']), gaps['executed'])
     finally:
         peer.close()
     gaps.pop('purged')

@@ -118,77 +118,116 @@ def test_lost_disk_and_too_small_a_new_one(replica, filler):
     assert lab.wait_for(whole, seconds=60)
 
 
-@pytest.fixture
-def small_disk(replica):
-    """The replica has its data on a copy of its disk with 40 MiB to spare; to give it room, and to put the older disk back."""
-    on = lab.on(replica)
-    on.check_output(
-        "systemctl stop mysql; mkdir /mnt/small; mount -t tmpfs -o size=$(($(du --summarize --block-size=1M /var/lib/mysql | cut -f 1) + 40))m tmpfs /mnt/small;"
-        " cp --archive /var/lib/mysql/. /mnt/small; chown mysql:mysql /mnt/small; mount --bind /mnt/small /var/lib/mysql; systemctl start mysql")
+class Copy:
+    """A server works on a copy of its disk with 40 MiB to spare, and what it writes there is not on its disk."""
 
-    class Disk:
-        def grows(self):
-            on.check_output("mount -o remount,size=2g /mnt/small")
-
-        def older(self):
-            on.check_output("systemctl stop mysql; umount /var/lib/mysql /mnt/small; rmdir /mnt/small; systemctl start mysql")
-
-    try:
+    def __init__(self, name):
+        self.name, self.on = name, lab.on(name)
+        self.on.check_output(
+            "systemctl stop mysql; mkdir /mnt/small; mount -t tmpfs -o size=$(($(du --summarize --block-size=1M /var/lib/mysql | cut -f 1) + 40))m tmpfs /mnt/small;"
+            " cp --archive /var/lib/mysql/. /mnt/small; chown mysql:mysql /mnt/small; mount --bind /mnt/small /var/lib/mysql; systemctl start mysql")
         assert lab.wait_for(whole, seconds=60)
-        yield Disk()
-    finally:
-        if on.file("/mnt/small").exists:
-            Disk().grows()
-            if replica in writable():
-                play("switchover", "-e", f"new_primary={next(name for name in DATABASES if name != replica)}")
-            Disk().older()
-            play("rejoin", "-e", f"server={replica}", "-e", "on_errant=reprovision")
+
+    def grows(self):
+        self.on.check_output("mount -o remount,size=2g /mnt/small")
+
+    def is_lost(self):
+        self.on.check_output("systemctl stop mysql; umount /var/lib/mysql /mnt/small; rmdir /mnt/small; systemctl start mysql")
+
+    def end(self):
+        if not self.on.file("/mnt/small").exists:
+            return
+        self.grows()
+        if self.name in writable():
+            play("switchover", "-e", f"new_primary={next(name for name in DATABASES if name != self.name)}")
+        self.is_lost()
+        play("rejoin", "-e", f"server={self.name}", "-e", "on_errant=reprovision")
+
+
+@pytest.fixture
+def copy_of_disk():
+    copies = []
+
+    def make(name):
+        copies.append(Copy(name))
+        return copies[0]
+
+    yield make
+    for copy in copies:
+        copy.end()
 
 
 @pytest.mark.long
-def test_full_disk(replica, filler, small_disk):
+def test_full_disk(replica, filler, copy_of_disk):
     """It waits and goes on by itself once there is room; the primary has its acknowledgements from the other replica."""
+    copy = copy_of_disk(replica)
     load = Load("sql", 50)
     filler()
     named(replica, "nearly full")
     load.goes_on()
-    small_disk.grows()
+    copy.grows()
     assert lab.wait_for(whole, seconds=120)
     load.stop()
     assert not load.lost()
 
 
 @pytest.mark.long
-def test_full_disk_of_the_primary_and_an_older_copy_of_it(replica, small_disk):
+def test_full_disk_of_the_primary_and_an_older_copy_of_a_replicas(replica, copy_of_disk):
     """Writes wait, reads go on, nobody takes over; with room nothing that was acknowledged is missing. The older copy of the disk lacks what its own server wrote."""
     before = primary()
+    copy = copy_of_disk(replica)
     play("switchover", "-e", f"new_primary={replica}")
     load = Load("sql", 50)
     docker("exec", replica, "sh", "-c", "head --bytes=100M /dev/zero > /mnt/small/filler", check=False)
     named(replica, "nearly full")
     assert lab.wait_for(lambda: max(load.acks().values()) < time.time() - 3, seconds=60)
     assert lab.site("/").status == 200 and primary() == replica
-    small_disk.grows()
+    copy.grows()
     load.goes_on()
     load.stop()
     assert not load.lost() and primary() == replica
     assert lab.wait_for(whole, seconds=60)
     play("switchover", "-e", f"new_primary={before}")
-    small_disk.older()
+    copy.is_lost()
     assert "lacks transactions that it wrote itself" in converge(check=False)
     play("rejoin", "-e", f"server={replica}", "-e", "on_errant=reprovision")
     assert whole()
 
 
 @pytest.mark.long
+def test_an_older_copy_of_the_primarys_disk(copy_of_disk):
+    """It stays read-only, as its replicas have more; all that was acknowledged is on them, which only the operator can know."""
+    source = primary()
+    copy = copy_of_disk(source)
+    load = Load("sql", 50)
+    load.goes_on()
+    copy.is_lost()
+    assert lab.wait_for(lambda: "has transactions that this server lacks" in docker(
+        "exec", source, "journalctl", "--unit=mysql-role-keeper", "--since=-30s", "--output=cat", "--no-pager").stdout, seconds=30)
+    assert writable() == []
+    assert "answers" in play("failover", check=False)[0]
+    lab.on(source).check_output("systemctl stop mysql")
+    assert "allow_data_loss goes on" in play("failover", check=False)[0]
+    play("failover", "-e", "allow_data_loss=true")
+    load.goes_on()
+    load.stop()
+    assert not load.lost()
+    play("rejoin", "-e", f"server={source}", "-e", "on_errant=reprovision")
+    assert whole()
+
+
+@pytest.mark.long
 def test_data_that_differ(replica):
     """The applier fails, the stage does not skip it, and a new seed is one command."""
-    key = uuid.uuid4().hex
+    def cloned():
+        return asked(replica, "SELECT BEGIN_TIME FROM performance_schema.clone_status")
+
+    key, before = uuid.uuid4().hex, cloned()
     lab.sql(primary(), "CREATE TABLE IF NOT EXISTS site.chaos (id CHAR(32) CHARACTER SET ascii PRIMARY KEY)")
     assert lab.wait_for(lambda: asked(replica, "SELECT COUNT(*) FROM site.chaos") != "")
     lab.sql(replica, f"SET GLOBAL super_read_only = OFF; SET SESSION sql_log_bin = 0; INSERT INTO site.chaos VALUES ('{key}'); SET GLOBAL super_read_only = ON")
     lab.sql(primary(), f"INSERT INTO site.chaos VALUES ('{key}')")
     named(replica, "the applier of the channel failed")
     assert "applier" in converge(check=False)
-    play("rejoin", "-e", f"server={replica}", "-e", "on_errant=reprovision")
-    assert whole() and info(replica)["clone"]["percent"] == 100
+    play("rejoin", "-e", f"server={replica}", "-e", "mysql_replica_seed=always")
+    assert whole() and cloned() not in ("", before)

@@ -169,7 +169,7 @@ def test_derive_primary():
     assert cluster.derive_primary(three(db1=dead, db3=view('db3', 'db2'))) == ('db1', [])
     two_dead = three(db1=dead, db3=view('db3', 'db4'), db4=view('db4', error='gone'))
     assert 'different servers, db1 and db4' in cluster.derive_primary(two_dead)[1][0]
-    assert 'follows anyone' in cluster.derive_primary([view('db2'), view('db3')])[1][0]
+    assert 'follows another one' in cluster.derive_primary([view('db2'), view('db3')])[1][0]
     assert 'does not name' in cluster.derive_primary([view('db2', 'db1')])[1][0]
 
 

@@ -259,6 +259,7 @@ def test_virgin_on_the_operators_word():
 def test_running_replica_is_left_alone():
     for seed in ('auto', 'clone', 'never'):
         assert decide(replica(), seed=seed, chan=channel())[::2] == ('none', [])
+    assert decide(replica(), seed='always', chan=channel())[::2] == ('clone', [])
 
 
 def test_former_replica_attaches_by_binlog():
@@ -280,6 +281,9 @@ def test_what_replication_never_sends_back_needs_a_seed():
     method, reason, problems = decide(replica(), chan=channel(), gap=gap)
     assert B + ':7-9' in problems[0] and 'rejoin.yml' in problems[0]
     assert decide(replica(), chan=channel(), gap=gap, loss=True)[::2] == ('clone', [])
+    # Nothing is left to be saved.
+    assert decide(server(B), gap=gap)[::2] == ('clone', [])
+    assert decide(replica(), chan=channel(), gap=gap, half=True)[::2] == ('clone', [])
     assert B + ':7-9' in rules.peer_problems(dict(gap, reachable=True))[0]
 
 
