@@ -9,6 +9,8 @@ from attacker import IMAGE, docker, in_network_of
 pytestmark = pytest.mark.long
 # Of the lab's image: its package mirror has no repository of security updates, and a container has no kernel to restart into.
 OF_THE_LAB = {"PKGS-7388", "KRNL-5830"}
+# The certificate is the test server's; compressed pages are a choice, docs/security.md.
+REMARKS = {"cert_extlifeSpan", "cert_revocation", "BREACH"}
 LYNIS = ["/usr/share/lynis", "/usr/sbin/lynis", "/etc/lynis"]
 AUDIT = f"lynis audit system --quick --quiet --no-colors --logfile /dev/null --report-file /run/lynis >/dev/null 2>&1; cat /run/lynis; rm -rf /run/lynis {' '.join(LYNIS)}"
 
@@ -19,7 +21,7 @@ def test_testssl_gives_the_edge_an_a_plus():
     found = {row["id"]: row for row in json.loads(docker(*in_network_of("client", "sh", "-c", command), input=root).stdout)}
     assert found["overall_grade"]["finding"] == "A+", found["overall_grade"]
     worse = {name: row["finding"] for name, row in found.items() if row["severity"] in ("MEDIUM", "HIGH", "CRITICAL")}
-    assert not worse, worse
+    assert set(worse) <= REMARKS, worse
 
 
 @pytest.mark.parametrize("name", [hosts[0] for hosts in lab.HOSTS.values() if hosts])
