@@ -5,7 +5,7 @@ import pytest
 from chaos import DATABASES, asked, docker, holders, play, primary
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("cluster")]
-STARTED = "systemctl show --property=ActiveEnterTimestamp,Id haproxy nginx mysql app keepalived; ip -4 -brief address; ls -l /srv/app /etc /var/backups/mysql 2>/dev/null || :"
+STARTED = "systemctl show --property=ActiveEnterTimestamp,Id haproxy nginx mysql app keepalived; ip -4 -brief address; ls -l /srv/app /etc; ls /var/backups/mysql/backups 2>/dev/null || :"
 
 
 def other():
