@@ -411,7 +411,7 @@ peer:
       type: str
     relay_only:
       description:
-        - Transactions that this server's relay logs hold, and neither its data nor the peer.
+        - Transactions that this server's relay logs hold, and neither its data nor the peer; the live peer's own are not counted.
         - They are gone when a channel is changed or the server is cloned.
       type: str
     missing_purged:
@@ -472,7 +472,9 @@ def look_at_peer(db, server, target):
         received = ','.join(channel['received'] for channel in server['channels'] if channel['source_uuid'] == uuid)
         gaps = mysql_server.gtid_gaps(db, peer, uuid, received)
         waiting = ','.join(channel['received'] for channel in server['channels'] if channel['received'])
-        gaps['relay_only'] = mysql_server.gtid_subtract(db, mysql_server.gtid_subtract(db, waiting, server['gtid']['executed']), gaps['executed'])
+        queued = mysql_server.gtid_subtract(db, waiting, server['gtid']['executed'])
+        # As with errant ones, what the live peer itself has not committed yet is only on its way.
+        gaps['relay_only'] = mysql_replication.gtid_without(mysql_server.gtid_subtract(db, queued, gaps['executed']), uuid)
     finally:
         peer.close()
     gaps.pop('purged')

@@ -150,7 +150,7 @@ def copy_of_disk():
 
     def make(name):
         copies.append(Copy(name))
-        return copies[0]
+        return copies[-1]
 
     yield make
     for copy in copies:
