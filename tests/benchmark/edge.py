@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """What the edge of a running stage 4 costs, side by side with configurations made for nothing but the measurement.
 
-  edge.py [ROUNDS]     default: 5 interleaved rounds of 5 s each, about ten minutes
+  edge.py [ROUNDS]     default: 5 interleaved rounds of 5 s each, about six minutes
 
 The generator has a core for itself, the load balancer and the web servers share the other one. CPU time is that of the unit's cgroup: on a shared machine it is
 steady where requests per second are not. Writes lines to tests/output/benchmark.jsonl, of which chart.py makes a table and a chart.
 """
-import json
 import os
 import re
 import statistics
@@ -120,27 +119,26 @@ def tear_down(balancer):
         docker("update", "--cpuset-cpus", f"0-{os.cpu_count() - 1}", host, check=False)
 
 
-def spent(host, *units):
+def spent(host, unit_name):
     """Seconds of CPU."""
-    files = " ".join(f"/sys/fs/cgroup/system.slice/{name}.service/cpu.stat" for name in units)
-    return sum(int(line.split()[1]) for line in on(host, f"cat {files}").splitlines() if line.startswith("usage_usec")) / 1e6
+    return int(re.search(r"usage_usec (\d+)", on(host, f"cat /sys/fs/cgroup/system.slice/{unit_name}.service/cpu.stat"))[1]) / 1e6
 
 
-def requests(url, measured):
-    """Requests a second, and microseconds of CPU for each in `measured`, a list of (host, unit)."""
-    before = [spent(*one) for one in measured]
+def requests(url, host, unit_name):
+    """Requests a second, and microseconds of the unit's CPU for each."""
+    before = spent(host, unit_name)
     text = on(BENCH, f"wrk --threads 1 --connections {CONNECTIONS} --duration {SECONDS}s --header 'Host: www.foobar.com' {url}")
     assert "Non-2xx" not in text and "Socket errors" not in text, text
     count = int(re.search(r"(\d+) requests in", text)[1])
-    return {"rps": count / SECONDS, "cpu_us": [1e6 * (spent(*one) - start) / count for one, start in zip(measured, before)]}
+    return count / SECONDS, 1e6 * (spent(host, unit_name) - before) / count
 
 
-def handshakes(address, host, name):
-    """Full handshakes for each second of CPU."""
-    before = spent(host, name)
-    text = on(BENCH, f"openssl s_time -connect {address} -new -time {SECONDS} -verify 0 2>&1", check=False)
-    count = int(re.search(r"(\d+) connections in \d+ real", text)[1])
-    return count / (spent(host, name) - before)
+def handshakes(url, host, unit_name):
+    """Connections with a full handshake and one request, for each second of CPU: hey keeps no sessions, and sends the name that `openssl s_time` cannot."""
+    before = spent(host, unit_name)
+    text = on(BENCH, f"hey -z {SECONDS}s -c 8 -disable-keepalive -host www.foobar.com {url}")
+    assert "Error distribution" not in text, text
+    return int(re.search(r"\[200\]\s+(\d+) responses", text)[1]) / (spent(host, unit_name) - before)
 
 
 def latency(url):
@@ -160,30 +158,35 @@ def main(rounds):
     def keep(name, value):
         found.setdefault(name, []).append(value)
 
+    measured = {
+        "edge": (edge, balancer, "haproxy"),
+        "hand-made": (f"https://{address}:{PORTS['haproxy']}{style}", balancer, "bench-haproxy"),
+        "hand-made, with a log": (f"https://{address}:{PORTS['haproxy-log']}{style}", balancer, "bench-haproxy-log"),
+        "nginx alone": (f"https://{web}:{PORTS['nginx-tls']}{style}", WEB, "bench-nginx-tls"),
+        "static, ours": (f"http://{web}:{PORTS['nginx-ours']}{style}", WEB, "bench-nginx-ours"),
+        "static, Debian": (f"http://{web}:{PORTS['nginx-debian']}{style}", WEB, "bench-nginx-debian"),
+    }
     try:
         set_up(balancer)
         assert lab.wait_for(lambda: "200" in on(BENCH, f"curl -sk -o /dev/null -w '%{{http_code}}' -H 'Host: www.foobar.com' https://{address}:{PORTS['haproxy']}{style}"))
         for number in range(rounds + 1):
-            results = {
-                "edge": requests(edge, [(balancer, "haproxy")]),
-                "hand-made": requests(f"https://{address}:{PORTS['haproxy']}{style}", [(balancer, "bench-haproxy")]),
-                "hand-made, with a log": requests(f"https://{address}:{PORTS['haproxy-log']}{style}", [(balancer, "bench-haproxy-log")]),
-                "nginx alone": requests(f"https://{web}:{PORTS['nginx-tls']}{style}", [(WEB, "bench-nginx-tls")]),
-                "static, ours": requests(f"http://{web}:{PORTS['nginx-ours']}{style}", [(WEB, "bench-nginx-ours")]),
-                "static, Debian": requests(f"http://{web}:{PORTS['nginx-debian']}{style}", [(WEB, "bench-nginx-debian")]),
-            }
-            shakes = {"edge": handshakes(f"{lab.VIP}:443", balancer, "haproxy"), "hand-made": handshakes(f"{address}:{PORTS['haproxy']}", balancer, "bench-haproxy")}
+            # Each comes first once: the machine's speed drifts within a round.
+            order = list(measured)[number % len(measured):] + list(measured)[:number % len(measured)]
+            results = {name: requests(*measured[name]) for name in order}
+            shakes = {name: handshakes(*measured[name]) for name in order if measured[name][1] == balancer}
             times = {"edge": latency(edge), "nginx alone": latency(f"https://{web}:{PORTS['nginx-tls']}{style}")}
             # The first round warms up.
             if number:
-                for name, result in results.items():
-                    keep(f"{name}: requests/s", result["rps"])
-                    keep(f"{name}: CPU us/request", result["cpu_us"][0])
+                for name, (rate, cpu) in results.items():
+                    keep(f"{name}: requests/s", rate)
+                    keep(f"{name}: CPU us/request", cpu)
+                for name in ("hand-made", "hand-made, with a log"):
+                    keep(f"edge / {name}: CPU", results["edge"][1] / results[name][1])
                 for name, value in shakes.items():
                     keep(f"{name}: handshakes/CPU s", value)
                 for name, value in times.items():
                     keep(f"{name}: p50 ms", value)
-            print(json.dumps({"round": number, **{name: [round(result["rps"]), round(result["cpu_us"][0], 1)] for name, result in results.items()}, **shakes, **times}), flush=True)
+            print(number, {name: [round(one) for one in values] for name, values in results.items()}, {name: round(value) for name, value in shakes.items()}, times, flush=True)
     finally:
         tear_down(balancer)
     for name, values in found.items():

@@ -143,8 +143,9 @@ def test_no_room_for_logs():
     try:
         assert lab.wait_for(lambda: lab.site("/").hops["Web server"] == host)
         with Visitors(20) as visitors:
-            time.sleep(15)
-        assert "100%" in on(host, "df /var/log/nginx")
+            assert lab.wait_for(lambda: "100%" in on(host, "df /var/log/nginx"), seconds=60)
+            # Visits for which no line can be written any more.
+            time.sleep(10)
     finally:
         on(host, "umount --lazy /var/log/nginx && systemctl restart nginx")
     report("no room for nginx's logs", **figures(visitors.numbers))
