@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "benchmark"
+matplotlib.rcParams.update({"svg.hashsalt": "benchmark", "svg.fonttype": "none"})
 from matplotlib import pyplot  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

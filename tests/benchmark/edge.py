@@ -168,13 +168,13 @@ def main(rounds):
     }
     try:
         set_up(balancer)
-        assert lab.wait_for(lambda: "200" in on(BENCH, f"curl -sk -o /dev/null -w '%{{http_code}}' -H 'Host: www.foobar.com' https://{address}:{PORTS['haproxy']}{style}"))
+        assert lab.wait_for(lambda: "200" in on(BENCH, f"curl -sk -o /dev/null -w '%{{http_code}}' -H 'Host: www.foobar.com' {measured['hand-made'][0]}"))
         for number in range(rounds + 1):
             # Each comes first once: the machine's speed drifts within a round.
             order = list(measured)[number % len(measured):] + list(measured)[:number % len(measured)]
             results = {name: requests(*measured[name]) for name in order}
             shakes = {name: handshakes(*measured[name]) for name in order if measured[name][1] == balancer}
-            times = {"edge": latency(edge), "nginx alone": latency(f"https://{web}:{PORTS['nginx-tls']}{style}")}
+            times = {"edge": latency(edge), "nginx alone": latency(measured["nginx alone"][0])}
             # The first round warms up.
             if number:
                 for name, (rate, cpu) in results.items():

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """A replica seeded by mysql_replica (CLONE) against dump and load, side by side on a running stage 4.
 
-  seeding.py [ROUNDS [MEGABYTES]]     default: 3 rounds, 4096 MiB, about ten minutes
+  seeding.py [ROUNDS [MEGABYTES]]     default: 3 rounds, 4096 MiB, about a quarter of an hour
 
 Both count from the empty channel to a replica that has caught up. Writes a line to tests/output/benchmark.jsonl.
+Ended within a dump, it leaves a replica with all the GTIDs and half of the data, which nobody can see by them. To seed it again:
+
+  ansible-playbook -i inventories/stage4 -i .lab/stage4.yml playbooks/rejoin.yml -e server=db3 -e mysql_replica_seed=always -e mysql_replica_allow_data_loss=true
 """
 import json
 import os
