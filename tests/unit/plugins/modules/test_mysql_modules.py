@@ -494,7 +494,7 @@ def test_delayed_replica_with_all_in_its_relay_log_is_not_cloned(lab):
 
 def test_a_clone_does_not_drop_what_only_the_relay_log_holds(lab):
     lab.attach()
-    lab.local.channel['received'] = gtids(A + ':4', B + ':9')
+    lab.local.channel['received'] = {A + ':4', B + ':9'}
     refused(lab, 'only the relay log of this server holds ' + B + ':9', seed='always')
     # What the source has, too, is not lost.
     lab.source.executed.add(B + ':9')
