@@ -59,10 +59,10 @@ def interval(host):
     return "scrape_interval: 14s" in page(host, "http://127.0.0.1:8429/config")
 
 
-def cut_off(task, host, file, live):
+def cut_off(tag, task, host, file, live):
     """SIGKILL when a host has a new file; what runs there is still the old."""
     process = subprocess.Popen(
-        ["ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "playbooks/stage4.yml", "-e", json.dumps(WANTED)], cwd=ROOT, stdout=subprocess.PIPE,
+        ["ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "playbooks/stage4.yml", "--tags", tag, "-e", json.dumps(WANTED)], cwd=ROOT, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, start_new_session=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORKS": "4"})
     here = False
     for line in process.stdout:
@@ -80,13 +80,13 @@ def test_a_stage_cut_off_before_its_handlers():
     holder = holders()[0]
     web, app = lab.HOSTS["web"][0], lab.HOSTS["app"][0]
     try:
-        cut_off("monitoring_server : Write the rules", MONITOR, "/etc/prometheus/rules/webstack.yml", rules)
-        cut_off("mysql : Write the configuration", DATABASES[0], "/etc/mysql/mysql.conf.d/zz-server.cnf", back_log)
-        cut_off("haproxy : Write the configuration", app, "/etc/haproxy/haproxy.cfg", maxconn)
-        cut_off("nginx : Configure nginx", web, "/etc/nginx/nginx.conf", header)
-        cut_off("haproxy : Write the configuration", holder, "/etc/haproxy/haproxy.cfg", maxconn)
-        cut_off("keepalived : Configure keepalived", holder, "/etc/keepalived/keepalived.conf", adverts)
-        cut_off("monitoring_agent : Write the units and the configuration of the agent", web, "/etc/vmagent/scrape.yml", interval)
+        cut_off("monitoring", "monitoring_server : Write the rules", MONITOR, "/etc/prometheus/rules/webstack.yml", rules)
+        cut_off("database", "mysql : Write the configuration", DATABASES[0], "/etc/mysql/mysql.conf.d/zz-server.cnf", back_log)
+        cut_off("router", "haproxy : Write the configuration", app, "/etc/haproxy/haproxy.cfg", maxconn)
+        cut_off("web", "nginx : Configure nginx", web, "/etc/nginx/nginx.conf", header)
+        cut_off("loadbalancers", "haproxy : Write the configuration", holder, "/etc/haproxy/haproxy.cfg", maxconn)
+        cut_off("loadbalancers", "keepalived : Configure keepalived", holder, "/etc/keepalived/keepalived.conf", adverts)
+        cut_off("monitoring_agent", "monitoring_agent : Write the units and the configuration of the agent", web, "/etc/vmagent/scrape.yml", interval)
         play("stage4", "-e", json.dumps(WANTED))
         for live, hosts in ((rules, [MONITOR]), (back_log, DATABASES), (maxconn, lab.HOSTS["loadbalancers"] + lab.HOSTS["app"]), (header, lab.HOSTS["web"]),
                             (adverts, [holder]), (interval, lab.EVERY_HOST)):
