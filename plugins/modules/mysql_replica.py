@@ -373,8 +373,9 @@ class Replica:
             p['seed'], local, source, channel, gaps, obstacles, p['allow_data_loss'], local_clone['half_cloned'])
         problems += unsafe
         if method == 'clone':
-            # The source's own come again with the clone.
-            left = channel and mysql_replication.gtid_without(mysql_server.gtid_subtract(self.db, channel['queue'], gaps['executed']), source['server_uuid'])
+            # A clone drops all channels. The source's own transactions come again with it.
+            queued = ','.join(each['queue'] for each in local['channels'] if each['queue'])
+            left = mysql_replication.gtid_without(mysql_server.gtid_subtract(self.db, queued, gaps['executed']), source['server_uuid'])
             if left and not p['allow_data_loss']:
                 problems.append('only the relay log of this server holds %s, and a clone drops it. '
                                 'Let the applier apply them (START REPLICA SQL_THREAD), or set allow_data_loss' % left)

@@ -15,7 +15,9 @@ author:
 description:
   - A run that is cut off between a file and the handler which the file notifies leaves a unit with its old configuration,
     and later runs find the file as it should be. This module compares the times of files with those of the unit's last start and reload.
-  - Units that are not active are passed over, as they read everything when they start. So are files that are not there.
+  - Files that are not there are passed over, and so are those of units that are not active, as they read everything when they start.
+  - Of unit files and drop-ins systemd itself says whether it has read them (C(NeedDaemonReload)). Where one of C(restart) is not loaded at all,
+    or the unit is not active, the unit has to be restarted after a daemon-reload. Somebody else's drop-in is no reason to restart an active one.
 options:
   units:
     description:
@@ -42,7 +44,7 @@ options:
         elements: path
         default: []
 requirements:
-  - systemd 248 or later
+  - systemd
 attributes:
   check_mode:
     support: full
@@ -51,7 +53,7 @@ attributes:
     support: none
     description: Changes nothing.
 notes:
-  - Times in the future, of a clock that was set back, are ignored.
+  - Times in the future, of a clock that was set back after the file was written, are ignored until they have come.
   - A file whose time alone has changed counts as unread.
 seealso:
   - module: ansible.builtin.systemd_service
@@ -90,46 +92,45 @@ files:
   sample: [/etc/nginx/nginx.conf]
 """
 
-import calendar
 import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-PROPERTIES = "ActiveState,InactiveExitTimestamp,StateChangeTimestamp,ReloadResult"
+PROPERTIES = "ActiveState,InactiveExitTimestampMonotonic,StateChangeTimestampMonotonic,ReloadResult,NeedDaemonReload,FragmentPath,DropInPaths"
 
 
-def seconds(timestamp):
-    """Of 'Mon 2026-11-23 02:07:07.941744 UTC'; nothing is newer than what systemd does not know."""
-    if not timestamp:
+def since(microseconds):
+    """The present clock's time of a moment that systemd noted, so that a clock which was set since the boot counts for both; nothing is newer than what it does not know."""
+    if not int(microseconds or 0):
         return float("inf")
-    date, clock = timestamp.split()[1:3]
-    whole, _point, fraction = clock.partition(".")
-    return calendar.timegm(time.strptime(date + " " + whole, "%Y-%m-%d %H:%M:%S")) + float("0." + (fraction or "0"))
+    return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + int(microseconds) / 1e6
 
 
-def newer(paths, since):
-    """Those that were written after a moment, and not in the future."""
+def newer(paths, moment):
+    """Those that were written after it, and not in the future."""
     now, found = time.time(), []
     for path in paths:
         try:
             written = os.stat(path).st_mtime
         except OSError:
             continue
-        if since < written <= now:
+        if moment < written <= now:
             found.append(path)
     return found
 
 
 def unread(unit, state):
     """Files that take a reload, files that take a restart, and whether the last reload failed."""
-    if state.get("ActiveState") not in ("active", "reloading"):
-        return [], [], False
-    return (
-        newer(unit["reload"], seconds(state["StateChangeTimestamp"])),
-        newer(unit["restart"], seconds(state["InactiveExitTimestamp"])),
-        state.get("ReloadResult", "success") != "success" and bool(unit["reload"]),
-    )
+    active = state.get("ActiveState") in ("active", "reloading")
+    restart = newer(unit["restart"], since(state["InactiveExitTimestampMonotonic"])) if active else []
+    if state.get("NeedDaemonReload") == "yes":
+        loaded = [state.get("FragmentPath"), *state.get("DropInPaths", "").split()] if active else []
+        restart += [path for path in unit["restart"] if "/systemd/system/" in path and path not in loaded + restart and os.path.exists(path)]
+    if not active:
+        return [], restart, False
+    reload = newer(unit["reload"], since(state["StateChangeTimestampMonotonic"]))
+    return reload, restart, state.get("ReloadResult", "success") != "success" and bool(unit["reload"])
 
 
 def main():
@@ -146,7 +147,7 @@ def main():
     units = module.params["units"]
     if not units:
         module.exit_json(changed=False, reload=[], restart=[], files=[])
-    command = [module.get_bin_path("systemctl", required=True), "show", "--timestamp=us+utc", "--property=" + PROPERTIES, "--"]
+    command = [module.get_bin_path("systemctl", required=True), "show", "--property=" + PROPERTIES, "--"]
     _rc, output, _error = module.run_command(command + [unit["name"] for unit in units], check_rc=True)
     # A block each, in the order asked for.
     blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in output.strip().split("\n\n")]

@@ -14,12 +14,12 @@ NOW = time.time()
 
 
 def stamp(age):
-    moment = NOW - age
-    return time.strftime("%a %Y-%m-%d %H:%M:%S", time.gmtime(moment)) + ".%06d UTC" % int(moment % 1 * 1e6)
+    return str(int((time.clock_gettime(time.CLOCK_MONOTONIC) - age) * 1e6))
 
 
 def state(started=100, changed=None, **more):
-    return {"ActiveState": "active", "InactiveExitTimestamp": stamp(started), "StateChangeTimestamp": stamp(started if changed is None else changed), **more}
+    return {"ActiveState": "active", "InactiveExitTimestampMonotonic": stamp(started),
+            "StateChangeTimestampMonotonic": stamp(started if changed is None else changed), "NeedDaemonReload": "no", **more}
 
 
 @pytest.fixture
@@ -32,10 +32,9 @@ def path(tmp_path):
     return make
 
 
-def test_the_time_that_systemd_shows():
-    assert module.seconds("Thu 1970-01-01 00:00:01.250000 UTC") == 1.25
-    assert module.seconds("Thu 1970-01-01 00:01:00 UTC") == 60
-    assert module.seconds("") == float("inf")
+def test_times_of_systemd_as_those_of_the_clock():
+    assert module.since(stamp(100)) == pytest.approx(time.time() - 100, abs=1)
+    assert module.since("0") == module.since("") == float("inf")
 
 
 @pytest.mark.parametrize("age, started, changed, reload, restart", [
@@ -54,7 +53,7 @@ def test_files_against_the_last_start_and_reload(path, age, started, changed, re
 def test_what_is_not_there_or_does_not_run_has_nothing_to_read(path):
     unit = {"reload": [path(1), "/nowhere", ""], "restart": [path(1)]}
     assert module.unread(unit, dict(state(), ActiveState="inactive")) == ([], [], False)
-    assert module.unread(unit, {"ActiveState": "active", "InactiveExitTimestamp": "", "StateChangeTimestamp": ""}) == ([], [], False)
+    assert module.unread(unit, dict(state(), InactiveExitTimestampMonotonic="0", StateChangeTimestampMonotonic="0")) == ([], [], False)
     assert module.unread({"reload": ["/nowhere", ""], "restart": []}, state()) == ([], [], False)
 
 
@@ -62,3 +61,18 @@ def test_a_reload_that_failed_has_read_nothing(path):
     assert module.unread({"reload": [path(200)], "restart": []}, state(ReloadResult="exit-code"))[2]
     assert not module.unread({"reload": [path(200)], "restart": []}, state(ReloadResult="success"))[2]
     assert not module.unread({"reload": [], "restart": [path(200)]}, state(ReloadResult="exit-code"))[2]
+
+
+def test_units_that_systemd_has_not_read(tmp_path):
+    directory = tmp_path / "systemd/system/a.service.d"
+    directory.mkdir(parents=True)
+    ours = str(directory / "ours.conf")
+    unit, stale = {"reload": [], "restart": [ours, "/etc/a.conf"]}, dict(state(), NeedDaemonReload="yes", FragmentPath="/lib/systemd/system/a.service")
+    assert module.unread(unit, stale) == ([], [], False)
+    (directory / "ours.conf").write_text("")
+    os.utime(ours, (NOW - 200, NOW - 200))
+    assert module.unread(unit, stale) == module.unread(unit, dict(stale, ActiveState="failed")) == ([], [ours], False)
+    # It is the drop-in of somebody else that is new.
+    assert module.unread(unit, dict(stale, DropInPaths="/run/x.conf " + ours)) == ([], [], False)
+    assert module.unread(unit, dict(stale, DropInPaths=ours, ActiveState="inactive")) == ([], [ours], False)
+    assert module.unread(unit, dict(stale, NeedDaemonReload="no")) == ([], [], False)
