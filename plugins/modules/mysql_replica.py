@@ -109,7 +109,7 @@ options:
   allow_data_loss:
     description:
       - Whether data that only this server has may be overwritten.
-      - Without it such a server is refused, and its schemas and errant transactions are named.
+      - Without it such a server is refused, and its schemas and errant transactions are named; so is what only its relay log holds.
       - Also for a server that lacks transactions which it wrote itself, as with an older copy of its disk.
         Replication never sends them back, so it is seeded again.
     type: bool
@@ -373,6 +373,12 @@ class Replica:
             p['seed'], local, source, channel, gaps, obstacles, p['allow_data_loss'], local_clone['half_cloned'])
         problems += unsafe
         if method == 'clone':
+            # A clone drops all channels. The source's own transactions come again with it.
+            queued = ','.join(each['queue'] for each in local['channels'] if each['queue'])
+            left = mysql_replication.gtid_without(mysql_server.gtid_subtract(self.db, queued, gaps['executed']), source['server_uuid'])
+            if left and not p['allow_data_loss']:
+                problems.append('only the relay log of this server holds %s, and a clone drops it. '
+                                'Let the applier apply them (START REPLICA SQL_THREAD), or set allow_data_loss' % left)
             problems += mysql_replication.space_problems(source_clone['bytes'], self.room(local, local_clone))
         self.result['errant'] = gaps['errant']
         self.result['seed'] = {'method': method, 'reason': reason, 'bytes': None, 'seconds': None}
@@ -462,7 +468,7 @@ class Replica:
             self.db.change('RESET REPLICA FOR CHANNEL %s', (self.name,))
 
     def relay_only(self, channel, gaps):
-        return (self.db.value('SELECT GTID_SUBTRACT(%s, GTID_SUBTRACT(%s, %s))', (channel['queue'], gaps['executed'], gaps['purged'])) or '').replace('\n', '')
+        return mysql_server.gtid_subtract(self.db, channel['queue'], mysql_server.gtid_subtract(self.db, gaps['executed'], gaps['purged']))
 
     # -- seeding
 

@@ -166,3 +166,17 @@ def test_all_app_servers_down():
     finally:
         docker("start", *lab.HOSTS["app"])
     assert lab.wait_for(lambda: lab.site("/").status == 200, seconds=60)
+
+
+def test_load_balancers_count_together():
+    """Whoever asked the holder of the VIP too much is refused by the others, too."""
+    other = next(name for name in EDGE if name not in holders())
+
+    def status():
+        return on("client", f"curl --silent --insecure --output /dev/null --write-out '%{{http_code}}' --connect-to ::{lab.PUBLIC[other]}: https://www.foobar.com/")
+
+    assert status() == "200"
+    on("client", "hey -n 4000 -c 20 -t 5 https://www.foobar.com/")
+    assert lab.wait_for(lambda: status() == "429", seconds=3)
+    # Not for long.
+    assert lab.wait_for(lambda: status() == "200", seconds=30)
