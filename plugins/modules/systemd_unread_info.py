@@ -101,7 +101,7 @@ PROPERTIES = "ActiveState,InactiveExitTimestampMonotonic,StateChangeTimestampMon
 
 
 def since(microseconds):
-    """The present clock's time of a moment that systemd noted, so that a clock which was set since the boot counts for both; nothing is newer than what it does not know."""
+    """The present clock's time of a moment that systemd noted, also where the clock was set since; nothing is newer than what it does not know."""
     if not int(microseconds or 0):
         return float("inf")
     return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + int(microseconds) / 1e6
