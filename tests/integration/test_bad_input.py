@@ -96,6 +96,20 @@ def replica(**arguments):
     return result.stdout + result.stderr
 
 
+def primary():
+    ask = "docker exec {} mysql -BNe 'SELECT @@read_only'"
+    return next(name for name in ("db1", "db2", "db3") if subprocess.run(ask.format(name), shell=True, check=True, capture_output=True, text=True).stdout.strip() == "0")
+
+
+@pytest.mark.parametrize("playbook, options, words", [
+    ("patch", "--limit {}", "would restart without a switchover"),
+    ("rejoin", "-e server={}", "is the primary"),
+    ("switchover", "-e new_primary=db9", "one of db1, db2, db3"),
+])
+def test_what_the_primary_is_not_for(inventory, playbook, options, words):
+    assert words in refused(inventory(), playbook, *options.format(primary()).split())
+
+
 def replication():
     query = "SELECT HOST, USER, PORT FROM performance_schema.replication_connection_configuration"
     return subprocess.run(["docker", "exec", "db3", "mysql", "-BNe", query], check=True, capture_output=True, text=True).stdout

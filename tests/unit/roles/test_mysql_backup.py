@@ -48,8 +48,9 @@ def test_what_is_no_gtid_set_or_no_time_is_refused():
         with pytest.raises(backup.Refused, match='is no GTID set'):
             backup.read_gtids('until_gtid', text)
     assert str(backup.read_gtids('until_gtid', ' %s:1-100, %s:7 ' % (A, B))) == A + ':1-100,' + B + ':7'
-    with pytest.raises(backup.Refused, match='is no time'):
-        backup.read_time('yesterday')
+    for text in ('yesterday', '2026-11-21'):
+        with pytest.raises(backup.Refused, match='is no time'):
+            backup.read_time(text)
     assert backup.read_time('2026-11-21 10:00:07') == at(7)
     assert backup.read_time('2026-11-21 11:00:07+01:00') == at(7)
     assert backup.read_time('2026-11-21T10:00:07Z') == at(7)
