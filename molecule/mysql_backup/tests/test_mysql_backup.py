@@ -161,8 +161,9 @@ def test_what_cannot_be_restored_is_refused_before_anything_is_touched():
     assert not good and "backup: '20200101T000000Z-db1' does not exist here; there are: %s" % SEEN['night'] in said
     assert 'Nothing was changed on backup-db3' in said
     for options, words in (
-            (['--until=2020-01-01'], 'is before the end of backup ' + SEEN['night']),
-            (['--until=2099-01-01'], 'the binary logs are archived up to 20'),
+            (['--until=2020-01-01T00:00:00'], 'is before the end of backup ' + SEEN['night']),
+            (['--until=2020-01-01'], "'2020-01-01' is no time"),
+            (['--until=2099-01-01T00:00:00'], 'the binary logs are archived up to 20'),
             (['--until=tomorrow'], "'tomorrow' is no time"),
             (['--until-gtid=1-100'], 'is no GTID set'),
             (['--until-gtid=%s:1-999999' % SEEN['accident'].split(':')[0]], 'is in no archived binary log')):
