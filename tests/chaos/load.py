@@ -20,7 +20,7 @@ import time
 import uuid
 
 NAME = "www.foobar.com"
-THREADS = 60
+THREADS = 150
 # HAProxy closes idle connections after 10 s: a visitor who comes back later opens another one.
 KEPT = 4
 

@@ -49,6 +49,10 @@ def current(name):
     return docker("exec", name, "readlink", "/srv/app/current").stdout.strip().rpartition("/")[2]
 
 
+def previous():
+    return [docker("exec", name, "readlink", "/srv/app/previous", check=False).stdout for name in APPS]
+
+
 ASK = """
 import http.client, json, socket
 connection = http.client.HTTPConnection("localhost")
@@ -149,11 +153,12 @@ def test_a_bad_release_gets_no_visitor(release, what):
 @pytest.mark.long
 @pytest.mark.parametrize("what, wsgi, reason", [
     ("lies to visitors only", SITE + FOR_VISITORS, "version a-lie and "),
+    ("fails on a later host", SITE + f"import os\nif os.uname().nodename == '{APPS[-1]}':\n    raise RuntimeError('not on this host')\n", "not on this host"),
     ("works once", SITE + SECOND_START, "one start was enough"),
-][0 if JUDGED else 1:])
+][0 if JUDGED else 2:])
 def test_what_the_trial_cannot_see_meets_one_host(release, what, wsgi, reason):
-    """The first is seen through the site while the old service is still warm, the second when the service was restarted."""
-    before = at_rest()
+    """The first is seen through the site while the old service is still warm, the last when the service was restarted."""
+    before, earlier = at_rest(), previous()
     name = named("bad")
     with Visitors() as visitors:
         output, seconds = play("deploy", *options(release(name, wsgi), name), check=False)
@@ -162,7 +167,8 @@ def test_what_the_trial_cannot_see_meets_one_host(release, what, wsgi, reason):
            exposed_s=max([seconds for version, seconds in visitors.numbers["seen_s"].items() if version != before], default=0),
            vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
     assert reason in output and f"Release {name} does not work, so {before} is back" in output
-    assert at_rest() == before
+    # Nor is it what the next rollback would lead to.
+    assert at_rest() == before and previous() == earlier
     visitors.nobody_failed()
     assert hosts <= {APPS[0]}
 
@@ -191,7 +197,14 @@ def test_cut_off_and_two_at_once(release):
     # The stage knows nothing of this release, and keeps it.
     output, _ = play("stage4", "--tags", "app")
     assert not re.search(r"(app|web)\d : ok=\d+ changed=[1-9]", output) and at_rest() == name
-    play("rollback", "-e", f"release={before}")
+    # A rollback goes on, too: what the first host now calls previous is the release that it came from.
+    first = subprocess.Popen(["ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", "playbooks/rollback.yml"],
+                             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert lab.wait_for(lambda: current(APPS[0]) == before, seconds=120, pause=0.1)
+    first.kill()
+    first.wait()
+    assert current(APPS[-1]) == name
+    play("rollback")
     assert at_rest() == before
     report("deploy cut off and run again", again_s=round(seconds, 1), vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
     visitors.nobody_failed()

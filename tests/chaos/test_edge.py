@@ -2,6 +2,7 @@
 
 CHAOS_ROUNDS above 1 asks 30,000 requests of each claim of zero, makes 20 trials of each hand-over, and judges the figures.
 """
+import json
 import statistics
 import subprocess
 import time
@@ -9,7 +10,7 @@ import time
 import lab
 import pytest
 
-from chaos import ROUNDS, docker, holders, report, running
+from chaos import ROUNDS, docker, holders, play, report, running
 from visitors import Visitors, figures
 
 JUDGED = ROUNDS > 1
@@ -104,16 +105,39 @@ def under_load(fault, seconds, repair=lambda: None):
     return visitors
 
 
+DEATHS = {
+    "killed": (lambda name: docker("kill", name), lambda name: docker("start", name)),
+    "frozen": (lambda name: docker("pause", name), lambda name: docker("unpause", name)),
+    # Its host goes on: the socket still takes connections.
+    "stopped": (lambda name: on(name, "systemctl kill --signal=STOP app.service"), lambda name: on(name, "systemctl kill --signal=CONT app.service")),
+}
+
+
 @pytest.mark.parametrize("tier, how", [
-    ("web", "killed"), ("app", "frozen"), pytest.param("web", "frozen", marks=pytest.mark.long), pytest.param("app", "killed", marks=pytest.mark.long)])
+    ("web", "killed"), ("app", "stopped"), pytest.param("web", "frozen", marks=pytest.mark.long), pytest.param("app", "killed", marks=pytest.mark.long),
+    pytest.param("app", "frozen", marks=pytest.mark.long)])
 def test_a_server_dies(tier, how):
     """No read fails; a write that the dead server had taken may, as nobody can know whether it was done."""
-    victim = lab.HOSTS[tier][0]
-    visitors = under_load(lambda: docker({"killed": "kill", "frozen": "pause"}[how], victim), 6,
-                          lambda: docker({"killed": "start", "frozen": "unpause"}[how], victim))
-    report(f"{tier} server {how}", **figures(visitors.numbers))
+    victim, (fault, repair) = lab.HOSTS[tier][0], DEATHS[how]
+    down = []
+
+    def dies():
+        fault(victim)
+        began = time.monotonic()
+        # Who looks at it: the load balancer at a web server, HAProxy of its own host at the app. A dead app host is known to nginx, request by request.
+        if tier == "web" or how == "stopped":
+            assert lab.wait_for(lambda: victim in web_servers("DOWN") if tier == "web" else "DOWN" in on(victim, "echo 'show stat app 4 -1' | socat -t 5 /run/haproxy/admin.sock -"),
+                                seconds=10, pause=0.05)
+            down.append(time.monotonic() - began)
+
+    # Longer than anybody waits.
+    visitors = under_load(dies, 60 if JUDGED else 6, lambda: repair(victim))
+    report(f"{tier} server {how}", down_after_s=round(*down, 1) if down else None, **figures(visitors.numbers))
     visitors.nobody_failed("GET")
     assert visitors.numbers["POST"]["failed"] <= RATE / 5 * 3, visitors.numbers["reasons"]
+    if JUDGED and down:
+        # Asking takes a moment, too.
+        assert down[0] <= {"killed": 1}.get(how, 3) + 0.5
 
 
 RELOADS = [("haproxy", "loadbalancers"), ("haproxy", "app"), ("nginx", "web"), ("keepalived", "loadbalancers")]
@@ -144,6 +168,8 @@ def test_reloads_and_renewals_under_load():
                     on(name, f"systemctl reload {service}")
             if number % 5 == 0:
                 seconds.append(renewed(EDGE[number // 5 % len(EDGE)]))
+            if JUDGED and number in (10, 20):
+                play("stage4", "--tags", "database", "-e", json.dumps({"mysql_runtime_settings": {"max_connect_errors": 1000 + number}}))
             time.sleep(0.5)
         seconds.append(renewed(EDGE[-1]))
 
@@ -153,6 +179,16 @@ def test_reloads_and_renewals_under_load():
     visitors.nobody_failed()
     if JUDGED:
         assert statistics.median(seconds) <= 1
+        assert {lab.sql(name, "SELECT @@max_connect_errors").strip() for name in lab.HOSTS["database"]} == {"1020"}
+        play("stage4", "--tags", "database")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dead", [0, 1])
+def test_renewal_without_the_other_load_balancer(dead):
+    docker("kill", EDGE[dead])
+    assert lab.wait_for(lambda: holders() == [EDGE[1 - dead]])
+    renewed(EDGE[1 - dead])
 
 
 def test_all_app_servers_down():

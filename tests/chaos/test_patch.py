@@ -1,4 +1,5 @@
 """Operating system updates and reboots, one host at a time, under load from visitors."""
+import re
 import time
 
 import lab
@@ -26,6 +27,41 @@ def test_reboots_under_load(all_hosts, cluster):
     assert lab.wait_for(whole, seconds=60)
     # A planned move is no excuse for a failed request.
     assert visitors.numbers["reasons"] == []
+
+
+# Ten packages: "10 upgraded" ends like "0 upgraded".
+PACKAGES = """
+mkdir -p /srv/canary && cd /srv/canary && rm -rf -- *
+for version in 1 2; do
+  rm -f ./*.deb
+  for name in canary-{0..9}; do
+    mkdir -p $name/DEBIAN
+    printf 'Package: %s\\nVersion: %s\\nArchitecture: all\\nMaintainer: Lab <lab@example.com>\\nDescription: canary\\n' $name $version > $name/DEBIAN/control
+    dpkg-deb --build $name $name.deb
+  done
+  [ $version = 2 ] || dpkg --install ./*.deb
+done
+for file in *.deb; do
+  dpkg-deb --field $file && printf 'Filename: ./%s\\nSize: %s\\nSHA256: %s\\n\\n' $file $(stat --format %s $file) $(sha256sum < $file | cut -d' ' -f1)
+done > Packages
+echo 'deb [trusted=yes] file:/srv/canary ./' > /etc/apt/sources.list.d/canary.list
+"""
+
+
+@pytest.mark.long
+def test_updates_are_installed():
+    """Nobody has refreshed the package lists before."""
+    host = lab.HOSTS["web"][0]
+    docker("exec", host, "bash", "-ec", PACKAGES)
+    try:
+        assert "canary" not in docker("exec", host, "apt-get", "--simulate", "dist-upgrade").stdout
+        play("patch", "-e", "reboot=never", "--limit", host)
+        versions = docker("exec", host, "dpkg-query", "--show", "--showformat", "${Version} ", "canary-*").stdout
+        assert versions.split() == ["2"] * 10
+        output, _ = play("patch", "-e", "reboot=never", "--limit", host)
+        assert not re.search(r"changed=[1-9]", output)
+    finally:
+        docker("exec", host, "bash", "-c", "dpkg --purge canary-{0..9}; rm -rf /etc/apt/sources.list.d/canary.list /srv/canary")
 
 
 @pytest.mark.long

@@ -85,6 +85,17 @@ def test_renewal_swaps_the_certificate_in_the_running_process(node):
     assert served(node)[0] == serial(node, FILE), "disk and process agree"
 
 
+def test_a_certificate_of_six_days_is_renewed_in_its_second_half():
+    """certbot 4.0, which asks for such a profile."""
+    node, renew = NODES[1], "env REQUESTS_CA_BUNDLE=/etc/ssl/acme-server.crt certbot renew --quiet --no-random-sleep-on-renew"
+    before = served(node)[0]
+    on(node, f"openssl x509 -in {FILE} -noout -checkend $((5 * 86400)) && ! openssl x509 -in {FILE} -noout -checkend $((6 * 86400 + 60))")
+    for days, due in ((2, False), (4, True)):
+        on(node, f"faketime -f +{days}d {renew}")
+        assert (served(node)[0] != before) == due, days
+    assert served(node)[0] == serial(node, f"{LIVE}/cert.pem") == serial(node, FILE)
+
+
 def test_the_timer_repairs_what_haproxy_does_not_serve():
     node = NODES[1]
     wanted = served(node)[0]

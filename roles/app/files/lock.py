@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who may change the site: runs on the controller, decides about the lock that lies on the first app host.
+"""Who may change the site: runs on the controller, decides about the lock that lies on an app host.
 
 Reads a JSON object on standard input: {"held": the lock's content or "", "purpose", "break"}.
 Prints {"mine": the content to write, "problem": who holds it, or ""}. A lock whose ansible-playbook is dead is free.

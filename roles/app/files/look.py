@@ -56,6 +56,16 @@ def outdated(shown, sources):
     return any(os.lstat(path).st_mtime > started for path in sources if os.path.lexists(path))
 
 
+def lock(root=ROOT):
+    """What the run that holds the lock, or was cut off with it, is for: {purpose: rollback to or deploy of, release}; empty when there is none."""
+    try:
+        with open(os.path.join(root, "deploy.lock"), encoding="utf-8") as stream:
+            purpose, wanted = json.load(stream)["purpose"].split(" release ", 1)
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {"purpose": purpose, "release": wanted}
+
+
 def free(path):
     while not os.path.isdir(path):
         path = os.path.dirname(path)
@@ -68,6 +78,7 @@ def main(host):
         "current": release(ROOT + "/current", host),
         "previous": release(ROOT + "/previous", host),
         "releases": releases(host),
+        "lock": lock(),
         "outdated": outdated(shown, SOURCES),
         "invocation": shown.get("InvocationID", ""),
         # A run that was cut off while the new release stood in for the service.
