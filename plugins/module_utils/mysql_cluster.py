@@ -26,6 +26,10 @@ STOP_TIMEOUTS = frozenset((1875, 1876))
 PATIENCE = 15
 # A mysqld that was killed is back within this time if something restarts it.
 RESTART_GRACE = 3.0
+# Seconds that a failover waits for replicas which are a moment behind: one may be the better choice, and they acknowledge the first write.
+GRACE = 2.0
+# Seconds between a commit and its arrival from which on a replica was catching up: that takes milliseconds, and the clocks of two hosts differ a little.
+CATCHING_UP = 5.0
 
 
 class Refusal(Exception):
@@ -273,7 +277,7 @@ def derive_primary(views):
     if not names:
         return None, ['no server that answers follows another one, so none is known to have the data of a primary']
     if len(names) > 1:
-        return None, ['the replicas follow different servers, %s: name the dead one as primary' % ' and '.join(names)]
+        return None, ['the replicas follow different servers, %s: name the dead one (-e primary=NAME)' % ' and '.join(names)]
     return names[0], []
 
 
@@ -316,7 +320,8 @@ def receiver_verdict(before, now, limit=2.5):
 
 
 def loss_verdict(replicas, unreachable):
-    """(acked_loss, reason). replicas: [{name, lossless, wait_for_count, semi_sync, recovery, contact}]; unreachable: other servers that cannot be asked."""
+    """(acked_loss, reason). replicas: [{name, lossless, wait_for_count, semi_sync, recovery, contact, head, behind}]: head, it received most; behind, seconds
+    that the last thing it heard, when that was a transaction, had been committed before, else None. unreachable: other servers that cannot be asked."""
     if not all(replica['lossless'] for replica in replicas):
         return 'possible', ('replication was not lossless semi-synchronous (%s): a write may have been acknowledged by the primary alone'
                             % ', '.join(replica['name'] for replica in replicas if not replica['lossless']))
@@ -332,6 +337,11 @@ def loss_verdict(replicas, unreachable):
     asynchronous = [replica['name'] for replica in replicas if not replica['semi_sync']]
     if len(asynchronous) == len(replicas):
         return 'unknown', '%s was not a semi-synchronous replica at the end, or its receiver was stopped' % ', '.join(asynchronous)
+    behind = [replica['behind'] or 0 for replica in replicas if replica['head']]
+    if behind and min(behind) > CATCHING_UP:
+        return 'unknown', ('the most advanced (%s) was still catching up, what came last had been committed %d s before: '
+                           'if the primary had gone on without a replica, later writes are missing'
+                           % (', '.join(replica['name'] for replica in replicas if replica['head']), min(behind)))
     return 'none', 'replication was lossless semi-synchronous and every replica that may have acknowledged was asked: %s' % ', '.join(
         replica['name'] for replica in replicas)
 
@@ -343,6 +353,26 @@ def fence_verdict(fenced, replicas, unreachable):
     if all(replica['lossless'] for replica in replicas) and len(unreachable) < min(replica['wait_for_count'] for replica in replicas):
         return True, 'all its replicas leave it, and without their acknowledgement it can complete no write'
     return False, 'nothing keeps it from acknowledging writes if it is alive behind a broken network'
+
+
+def rank(row):
+    """The least becomes the primary, with equals the first: what it lacks counts most, then whether it applies in time, whom it would leave behind,
+    and transactions that only it has."""
+    return not row['full'], bool(row['failed'] or row['delay']), bool(row['strands']), bool(row['errant'])
+
+
+def elect(rows, patient, forced=None):
+    """Name of the replica to promote now, None when there is none yet. rows: [{name, full, applied, failed, delay, strands, errant, missing, nowhere}]:
+    full, it received all that any did; applied, what it received; missing, what it then lacks; nowhere, what of that nobody could send it."""
+    waiting = [row for row in rows if not (row['applied'] or row['failed'])]
+    own = [row for row in rows if row['applied'] and row['name'] == (forced or row['name'])]
+    complete = [row for row in own if not row['missing']]
+    if complete:
+        return None if patient and any(not row['delay'] for row in waiting) else min(complete, key=rank)['name']
+    if not forced and any(row['full'] for row in waiting):
+        return None
+    able = [row for row in own if not row['nowhere']]
+    return min(able, key=rank)['name'] if able else None
 
 
 # -- The servers

@@ -10,7 +10,8 @@ short_description: Make a replica the primary when the primary is dead
 version_added: 1.0.0
 description:
   - Refuses while the primary answers, and while a replica still hears from it, because a network problem on the way from here is no death.
-  - Lets all replicas apply everything that they received, makes the most advanced one the primary and lets the others follow it.
+  - Makes the first replica the primary that has applied everything that any of them received, and lets the others follow it.
+    One whose applier failed, is delayed or is slow holds nothing up that another one has.
   - Says whether a write that was acknowledged can have been lost. Anything but V(none) needs O(allow_data_loss).
   - A refusal leaves the replicas as they were.
 author:
@@ -19,13 +20,18 @@ extends_documentation_fragment:
   - foobar.webstack.mysql_cluster
 options:
   new_primary:
-    description: Name of the server that becomes the primary. By default the one that received most; with equals the first in O(servers).
+    description:
+      - Name of the server that becomes the primary. By default the first that has applied everything that was received.
+      - Among equals one that is not delayed, that all others can follow by their version, and that has no transactions of its own is preferred;
+        then the order of O(servers) counts.
     type: str
   primary:
     description: Name of the dead primary. By default the server that the replicas follow.
     type: str
   allow_data_loss:
-    description: Whether to go on when RV(acked_loss) is not V(none).
+    description:
+      - Whether to go on when RV(acked_loss) is not V(none).
+      - Together with O(new_primary) also whether to give up what only a replica has whose applier failed.
     type: bool
     default: false
   fenced:
@@ -41,7 +47,7 @@ options:
     type: bool
     default: false
   apply_timeout:
-    description: Seconds that the replicas may take to apply what they received.
+    description: Seconds that a replica may take to apply what only it received.
     type: int
     default: 60
   confirm_probes:
@@ -65,6 +71,10 @@ notes:
   - A refused connection means that only mysqld is dead. It gets three seconds to come back, unless O(fenced) is true, because a supervisor restarts it.
   - RV(acked_loss=none) relies on all servers having the same semi-synchronous settings, and on the old primary not having been
     told to go on without a replica (C(rpl_semi_sync_source_wait_no_replica=OFF)) while no replica was connected.
+  - RV(acked_loss=unknown) is also said when the most advanced replica was still catching up, because a primary that had gone on without a replica
+    may have acknowledged more than that one received.
+  - A replica that was still applying follows the new primary after it was opened and is not waited for,
+    C(rpl_semi_sync_source_wait_no_replica) stays OFF when there is no other.
   - What the old primary did not send to anyone before it died was not acknowledged under lossless replication, but it may be in its data.
     M(foobar.webstack.mysql_replica) finds such transactions when it returns.
 seealso:
@@ -163,9 +173,18 @@ RECEIVER = (
     'SELECT s.SERVICE_STATE AS state, s.COUNT_RECEIVED_HEARTBEATS AS heartbeats, s.LAST_ERROR_NUMBER AS errno, c.HEARTBEAT_INTERVAL AS period,'
     ' CAST(s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP AS CHAR) AS last_queued,'
     " IF(GREATEST(s.LAST_HEARTBEAT_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP) < '1971-01-01', NULL, TIMESTAMPDIFF(MICROSECOND,"
-    ' GREATEST(s.LAST_HEARTBEAT_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP), NOW(6)) / 1000000) AS silence'
+    ' GREATEST(s.LAST_HEARTBEAT_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP), NOW(6)) / 1000000) AS silence,'
+    # Of the last thing heard: a heartbeat is sent only by a source that has nothing left to send. The commit is that on the source itself,
+    # the original one may be of an earlier primary; the time that the transaction itself took to arrive is left out.
+    ' IF(s.LAST_HEARTBEAT_TIMESTAMP > s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP'
+    " OR LEAST(s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_IMMEDIATE_COMMIT_TIMESTAMP) < '1971-01-01', NULL,"
+    ' TIMESTAMPDIFF(MICROSECOND, s.LAST_QUEUED_TRANSACTION_IMMEDIATE_COMMIT_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_START_QUEUE_TIMESTAMP) / 1000000) AS behind'
     ' FROM performance_schema.replication_connection_status s JOIN performance_schema.replication_connection_configuration c USING (CHANNEL_NAME)'
     ' WHERE s.CHANNEL_NAME = %s')
+
+
+def joined(*sets):
+    return ','.join(gtids for gtids in sets if gtids)
 
 
 class Failover(mysql_cluster.Cluster):
@@ -177,6 +196,7 @@ class Failover(mysql_cluster.Cluster):
         self.replicas = []
         self.stopped = []
         self.moved = []
+        self.behind = []
         self.stop_timeouts = {}
         self.result.update(acked_loss=None, acked_loss_reason=None, fenced=None, fenced_reason=None, unavailable_ms=None, received={}, executed={})
 
@@ -266,7 +286,7 @@ class Failover(mysql_cluster.Cluster):
 
     def receiver(self, node):
         row = node.db.row(RECEIVER, (mysql_cluster.channel(self.view(node.name))['name'],))
-        return row and dict(row, period=float(row['period']), silence=None if row['silence'] is None else float(row['silence']))
+        return row and dict(row, period=float(row['period']), **{key: None if row[key] is None else float(row[key]) for key in ('silence', 'behind')})
 
     def confirm(self):
         """From here and from the replicas."""
@@ -295,7 +315,7 @@ class Failover(mysql_cluster.Cluster):
                 verdicts[node.name] = self.force(node)
         if not p['fenced'] and 'dead' not in verdicts.values():
             raise Refusal(['the receiver of %s was stopped by hand, so no replica can confirm that %s is dead: START REPLICA there, '
-                           'or stop %s and set fenced' % (', '.join(verdicts), self.old, self.old)])
+                           'or stop %s for good and say so (-e fenced=true)' % (', '.join(verdicts), self.old, self.old)])
 
     def verdict(self, node, before):
         now = self.receiver(node)
@@ -319,6 +339,9 @@ class Failover(mysql_cluster.Cluster):
     def judge_loss(self):
         p = self.params
         replicas = []
+        self.rows = self.survey()
+        # One that was moved already heard of the writes from another replica.
+        heads = [node for node in self.direct if self.rows[node]['full']] or self.direct
         for node in self.replicas:
             view = self.view(node.name)
             seen = self.receiver(node)
@@ -329,6 +352,8 @@ class Failover(mysql_cluster.Cluster):
                 'semi_sync': bool(view['semi_sync']['replica_active']),
                 'recovery': mysql_server.on(node.db.variables('relay_log_recovery')['relay_log_recovery']),
                 'contact': seen['silence'] is not None,
+                'head': node in heads,
+                'behind': seen['behind'],
             })
         unreachable = [node.name for node in self.nodes if node not in self.replicas and node is not self.old]
         loss, why = mysql_cluster.loss_verdict(replicas, unreachable)
@@ -336,15 +361,15 @@ class Failover(mysql_cluster.Cluster):
         self.result.update(acked_loss=loss, acked_loss_reason=why, fenced=fenced, fenced_reason=how)
         problems = []
         if loss != 'none' and not p['allow_data_loss'] and not self.resumed:
-            problems.append('acknowledged writes: loss %s, because %s; allow_data_loss goes on' % (loss, why))
+            problems.append('acknowledged writes: loss %s, because %s; allow_data_loss goes on (-e allow_data_loss=true)' % (loss, why))
         if not fenced and not p['accept_unfenced'] and not self.resumed:
-            problems.append('%s is not fenced: %s; stop it and set fenced, or set accept_unfenced' % (self.old, how))
+            problems.append('%s is not fenced: %s; stop it for good and say so (-e fenced=true), or make sure that nobody reaches it (-e accept_unfenced=true)'
+                            % (self.old, how))
         if problems:
             raise Refusal(problems)
 
     def plan(self):
-        name = self.params['new_primary'] or max(
-            self.replicas, key=lambda node: len(self.ahead(node, {other: self.have(other) for other in self.replicas}))).name
+        name = self.params['new_primary'] or (self.resumed.name if self.resumed else min(self.rows.values(), key=mysql_cluster.rank)['name'])
         self.act('%s applies what it received and accepts writes' % name)
         for node in self.replicas:
             if node.name != name:
@@ -387,64 +412,130 @@ class Failover(mysql_cluster.Cluster):
                 self.result['problems'].append(str(error))
 
     @staticmethod
-    def have(node):
-        """Executed and received."""
-        links = mysql_server.read_channels(node.db)
-        received = links[0]['received'] if links else ''
-        executed = (node.db.value('SELECT @@GLOBAL.gtid_executed') or '').replace('\n', '')
-        return executed, received
+    def executed(node):
+        return (node.db.value('SELECT @@GLOBAL.gtid_executed') or '').replace('\n', '')
 
-    def ahead(self, node, have):
-        """Names of the others that have nothing of the cluster's that this one lacks."""
-        mine = ','.join(part for part in have[node] if part)
-        return [other for other in have if other is not node and not self.common(
-            node.db.value('SELECT GTID_SUBTRACT(%s, %s)', (','.join(part for part in have[other] if part), mine)), other)]
+    @staticmethod
+    def subtract(node, left, right):
+        return mysql_server.gtid_subtract(node.db, left, right)
 
     def common(self, gtids, node):
         """Without the ones that this server made itself, behind the primary's back."""
-        return mysql_replication.gtid_without((gtids or '').replace('\n', ''), self.view(node.name)['server']['server_uuid'])
+        return mysql_replication.gtid_without(gtids, self.view(node.name)['server']['server_uuid'])
+
+    def survey(self):
+        """Per replica what it has and what it needs; none of it but executed changes once the receivers are stopped."""
+        rows = {}
+        for node in self.replicas:
+            executed = self.executed(node)
+            link = next(iter(mysql_server.read_channels(node.db, executed)), None) or mysql_cluster.channel(self.view(node.name))
+            rows[node] = {'name': node.name, 'executed': executed, 'received': link['received'], 'held': joined(executed, link['received']),
+                          'delay': link['delay'], 'failed': self.failure(node, link), 'applied': False}
+        for node, row in rows.items():
+            others = [other for other in rows if other is not node]
+            row['wanted'] = joined(*(self.common(rows[other]['held'], other) for other in others))
+            if node is self.resumed:
+                # A replica has what it writes now before it has executed that itself.
+                row['wanted'] = self.common(row['wanted'], node)
+            row['full'] = not self.subtract(node, row['wanted'], row['held'])
+            alone = self.subtract(node, row['executed'], joined(*(rows[other]['held'] for other in others))) if others else ''
+            row['errant'] = mysql_replication.gtid_only(alone, self.view(node.name)['server']['server_uuid'])
+            row['strands'] = self.stranded(node)
+        return rows
+
+    def stranded(self, node):
+        """{name: why} of the replicas that could not follow this one."""
+        views = [self.view(other.name) for other in self.replicas]
+        return {view['name']: problems[0] for view in views
+                for problems in [mysql_cluster.version_problems([view], self.view(node.name))] if problems}
+
+    @staticmethod
+    def failure(node, link):
+        error = link['sql_error']
+        if error['errno'] and link['sql_state'] == 'OFF':
+            return '%s cannot apply what it received: %s (%s)' % (node, error['message'], error['errno'])
+        return ''
 
     def choose(self):
-        """Applied first, then compared: what only a relay log holds is lost by the next change of its channel."""
+        """Applied first: what only a relay log holds is lost by the next change of its channel."""
         p = self.params
-        have = {node: self.have(node) for node in self.replicas}
-        self.result['received'] = {node.name: have[node][1] for node in self.replicas}
-        # In the order of servers; max keeps the first of equals.
-        best = max(self.replicas, key=lambda node: len(self.ahead(node, have)))
-        self.chosen = self.node(p['new_primary']) if p['new_primary'] else self.resumed or best
-        deadline = time.monotonic() + p['apply_timeout']
-        found = self.parallel({node.name: lambda node=node: self.apply(node, have[node][1], deadline) for node in self.replicas})
-        self.have_now = {node: self.have(node) for node in self.replicas}
-        self.result['executed'] = {node.name: self.have_now[node][0] for node in self.replicas}
-        for node in self.replicas:
-            failed = found[node.name]
-            # One that could not apply everything is harmless when the chosen one has it all.
-            if failed and (node is self.chosen or self.lacks(node)):
-                raise Stop(str(failed))
-            if failed:
-                self.result['problems'].append(str(failed))
+        self.rows = self.survey()
+        self.result['received'] = {node.name: row['received'] for node, row in self.rows.items()}
+        forced = p['new_primary'] or (self.resumed.name if self.resumed else None)
+        start = time.monotonic()
+        started = self.parallel({node.name: lambda node=node: node.db.change(
+            'START REPLICA SQL_THREAD FOR CHANNEL %s', (mysql_cluster.channel(self.view(node.name))['name'],)) for node in self.replicas})
+        while True:
+            found = self.parallel({node.name: lambda node=node: self.progress(node) for node in self.replicas})
+            for node, row in self.rows.items():
+                error = started[node.name] or (found[node.name] if isinstance(found[node.name], mysql.ServerError) else None)
+                row.update({'failed': str(error), 'applied': False} if error else found[node.name])
+            self.compare()
+            waited = time.monotonic() - start
+            name = mysql_cluster.elect(list(self.rows.values()), waited < mysql_cluster.GRACE, forced)
+            if name:
+                break
+            if waited > p['apply_timeout'] or all(row['applied'] or row['failed'] for row in self.rows.values()):
+                name = self.give_up(forced)
+                break
+        self.chosen = self.node(name)
+        self.behind = [node for node in self.replicas if not self.rows[node]['applied']]
+        self.result['executed'] = {node.name: row['executed'] for node, row in self.rows.items()}
+        self.result['problems'] += [row['failed'] for row in self.rows.values() if row['failed']]
+        if self.rows[self.chosen]['errant'] and not self.resumed:
+            self.result['problems'].append('%s had transactions that no other one has, and the others get them now: %s; look at what they hold '
+                                           '(mysqlbinlog --include-gtids)' % (self.chosen, self.rows[self.chosen]['errant']))
 
-    def lacks(self, other):
-        """What the chosen one has not executed, of all that another one has."""
-        return self.common(self.chosen.db.value('SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed)', (
-            ','.join(part for part in self.have_now[other] if part),)), other)
+    def progress(self, node):
+        """A look at an applier that waits a moment for its end."""
+        applied = node.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 0.1)', (self.rows[node]['received'],)) == 0
+        executed = self.executed(node)
+        links = [] if applied else mysql_server.read_channels(node.db, executed)
+        return {'applied': applied, 'executed': executed, 'failed': self.failure(node, links[0]) if links else ''}
 
-    def apply(self, node, received, deadline):
-        """'' or what went wrong."""
-        name = mysql_cluster.channel(self.view(node.name))['name']
-        node.db.change('START REPLICA SQL_THREAD FOR CHANNEL %s', (name,))
-        while node.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 0.5)', (received,)) != 0:
-            link = mysql_server.read_channels(node.db)[0]
-            if link['sql_error']['errno'] and link['sql_state'] == 'OFF':
-                return '%s cannot apply what it received: %s (%s)' % (node, link['sql_error']['message'], link['sql_error']['errno'])
-            if time.monotonic() > deadline:
-                return '%s did not apply what it received within %s s: %s' % (node, self.params['apply_timeout'], link['queue'])
-        return ''
+    def compare(self):
+        """What each one that has applied its own still lacks, and what of that nobody can send it."""
+        for node, row in self.rows.items():
+            row['missing'] = self.subtract(node, row['wanted'], row['executed']) if row['applied'] else ''
+            row['nowhere'] = self.subtract(node, row['missing'], joined(*(
+                other['executed'] for other in self.rows.values() if other is not row))) if row['missing'] else ''
+
+    def give_up(self, forced):
+        """No replica got all of it: the name of one that may be promoted all the same, or Stop with what to do."""
+        p = self.params
+        ready = [row for row in self.rows.values() if row['applied'] and row['name'] == (forced or row['name'])]
+        if not ready:
+            raise Stop('; '.join(self.advice(node, self.subtract(node, row['received'], row['executed']))
+                                 for node, row in self.rows.items() if not row['applied'] and row['name'] == (forced or row['name'])))
+        best = min(ready, key=mysql_cluster.rank)
+        # Of what nobody has applied, who has what.
+        holders = {node: self.part_of(node, best['nowhere'], self.node(best['name'])) for node, row in self.rows.items() if not row['applied']}
+        holders = {node: gtids for node, gtids in holders.items() if gtids}
+        if holders and not (p['allow_data_loss'] and p['new_primary'] and all(self.rows[node]['failed'] for node in holders)):
+            raise Stop('; '.join(self.advice(node, gtids, best['name']) for node, gtids in holders.items()))
+        if holders:
+            self.result.update(acked_loss='possible', acked_loss_reason='given up was %s' % ' and '.join(
+                '%s of %s' % (gtids, node) for node, gtids in holders.items()))
+        return best['name']
+
+    def part_of(self, node, gtids, where):
+        """What of the transactions another one holds."""
+        return self.subtract(where, gtids, self.subtract(where, gtids, self.rows[node]['held']))
+
+    def advice(self, node, gtids, other=''):
+        row, seconds = self.rows[node], self.params['apply_timeout']
+        if row['failed']:
+            return '%s; not applied is %s: repair that%s' % (row['failed'], gtids, other and (
+                ', or give it up (-e new_primary=%s -e allow_data_loss=true)' % other))
+        if row['delay']:
+            return ('%s stays %s s behind on purpose and has not applied %s: take the delay away there (STOP REPLICA SQL_THREAD; '
+                    'CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 0; START REPLICA SQL_THREAD)' % (node, row['delay'], gtids))
+        return '%s did not apply %s within %s s: give it longer (-e apply_timeout=%s)' % (node, gtids, seconds, 10 * max(1, seconds))
 
     def fetch(self):
         """A chosen one that another is ahead of takes the rest from there."""
         for other in self.replicas:
-            lacking = other is not self.chosen and self.lacks(other)
+            lacking = other is not self.chosen and self.common(self.subtract(self.chosen, self.rows[other]['executed'], self.executed(self.chosen)), other)
             if not lacking:
                 continue
             self.act('%s fetches %s from %s' % (self.chosen, lacking, other))
@@ -469,23 +560,28 @@ class Failover(mysql_cluster.Cluster):
             # Half a transaction is left and will be rolled back; all that was complete is applied.
             if error.errno not in mysql_cluster.STOP_TIMEOUTS:
                 raise
-        others = [node for node in self.replicas if node is not chosen]
-        errant = {node.name: self.errant(node) for node in others}
-        for node in others:
-            if errant[node.name]:
+        self.followers = []
+        for node in self.replicas:
+            lacking = node is not chosen and self.subtract(chosen, self.rows[node]['held'], self.executed(chosen))
+            if lacking:
                 self.result['problems'].append('%s was left alone, it has transactions that %s lacks: %s; save them and seed it again'
-                                               % (node, chosen, errant[node.name]))
-        self.followers = [node for node in others if not errant[node.name]]
+                                               % (node, chosen, lacking))
+            elif node.name in self.rows[chosen]['strands']:
+                self.result['problems'].append('%s was left alone: %s' % (node, self.rows[chosen]['strands'][node.name]))
+            elif node is not chosen:
+                self.followers.append(node)
+        # One that is still applying would have to fetch it all again before it could acknowledge the first write.
+        prompt = [node for node in self.followers if node not in self.behind]
         lossless = mysql_cluster.lossless(self.semi_sync(chosen))
         if self.semi_sync(chosen)['source_enabled'] is not None and not self.resumed:
             self.wait_no_replica(chosen, False)
             if lossless:
                 self.semi_sync_source(chosen, True)
-        self.moved = self.followers
+        self.moved = prompt
         # Before it opens, so that its first write is acknowledged by a replica.
-        found = self.parallel({node.name: lambda node=node: self.follow(node, chosen) for node in self.followers})
-        self.late = [node for node in self.followers if found[node.name]]
-        self.strict = bool(lossless and self.followers and self.await_clients(chosen, 1.5))
+        found = self.parallel({node.name: lambda node=node: self.follow(node, chosen) for node in prompt})
+        self.late = [node for node in self.followers if node in self.behind or found[node.name]]
+        self.strict = bool(lossless and prompt and self.await_clients(chosen, 1.5))
         self.forward = True
         if not self.resumed:
             self.open(chosen)
@@ -494,11 +590,8 @@ class Failover(mysql_cluster.Cluster):
         self.result.update(new_primary=chosen.name, unavailable_ms=ms(self.started))
         self.act('%s applied what it had received and accepts writes' % chosen)
         for node in self.followers:
-            if not found[node.name]:
+            if node not in self.late:
                 self.act('%s follows %s' % (node, chosen))
-
-    def errant(self, node):
-        return (self.chosen.db.value('SELECT GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed)', (self.have(node)[0],)) or '').replace('\n', '')
 
     @staticmethod
     def again(action, seconds=75):
@@ -510,26 +603,33 @@ class Failover(mysql_cluster.Cluster):
                 if error.errno not in mysql_cluster.STOP_TIMEOUTS or time.monotonic() > deadline:
                     raise
 
+    def move(self, nodes):
+        for node in nodes:
+            try:
+                self.again(lambda node=node: self.follow(node, self.chosen))
+                self.act('%s follows %s' % (node, self.chosen))
+            except mysql.ServerError as error:
+                self.followers.remove(node)
+                self.result['problems'].append('%s does not follow %s: %s' % (node, self.chosen, error))
+
     def finish(self):
         chosen = self.chosen
         with self.phase('verify'):
-            for node in self.late:
-                try:
-                    self.again(lambda node=node: self.follow(node, chosen))
-                    self.act('%s follows %s' % (node, chosen))
-                except mysql.ServerError as error:
-                    self.result['problems'].append(str(error))
+            self.move([node for node in self.late if node not in self.behind])
             try:
                 name = mysql_cluster.channel(self.view(chosen.name))['name']
                 self.again(lambda: chosen.db.change('STOP REPLICA FOR CHANNEL %s', (name,)))
                 chosen.db.change('RESET REPLICA ALL FOR CHANNEL %s', (name,))
                 if mysql_cluster.lossless(self.semi_sync(chosen)) and not self.strict:
-                    self.strict = bool(self.followers) and self.await_clients(chosen, 5)
+                    catching_up = [node.name for node in self.followers if node in self.behind]
+                    self.strict = len(catching_up) < len(self.followers) and self.await_clients(chosen, 5)
                     if not self.strict:
-                        self.result['problems'].append('%s acknowledges writes without a replica: none is connected as a semi-synchronous one yet' % chosen)
-                self.result['problems'] += self.verify(chosen, [node.name for node in self.followers])
+                        why = '%s has to catch up first' % ' and '.join(catching_up) if catching_up else 'none is connected as a semi-synchronous one yet'
+                        self.result['problems'].append('%s acknowledges writes without a replica: %s' % (chosen, why))
             except mysql.ServerError as error:
                 self.result['problems'].append(str(error))
+            self.move([node for node in self.late if node in self.behind])
+            self.result['problems'] += self.verify(chosen, [node.name for node in self.followers])
         self.restore_timeouts()
         for view in self.views:
             if view['error']:

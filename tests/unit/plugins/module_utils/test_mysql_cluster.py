@@ -207,7 +207,8 @@ def test_receiver_verdict(before, now, verdict):
 
 
 def replica(name='db2', **changes):
-    return dict({'name': name, 'lossless': True, 'wait_for_count': 1, 'semi_sync': True, 'recovery': False, 'contact': True}, **changes)
+    return dict({'name': name, 'lossless': True, 'wait_for_count': 1, 'semi_sync': True, 'recovery': False, 'contact': True,
+                 'head': True, 'behind': None}, **changes)
 
 
 @pytest.mark.parametrize('replicas, unreachable, loss', [
@@ -222,6 +223,15 @@ def replica(name='db2', **changes):
     ([replica(contact=False)], [], 'unknown'),
     ([replica(semi_sync=False)], [], 'unknown'),
     ([replica(semi_sync=False), replica('db3')], [], 'none'),
+    # What came last had been committed long before; a moment is a matter of clocks, and so is the future.
+    ([replica(behind=60.0)], [], 'unknown'),
+    ([replica(behind=2.0)], [], 'none'),
+    ([replica(behind=-60.0)], [], 'none'),
+    # Another one that has as much received it in time, or had nothing left to receive.
+    ([replica(behind=60.0), replica('db3', behind=0.01)], [], 'none'),
+    ([replica(behind=60.0), replica('db3')], [], 'none'),
+    ([replica(behind=60.0), replica('db3', head=False)], [], 'unknown'),
+    ([replica(), replica('db3', head=False, behind=60.0)], [], 'none'),
 ])
 def test_loss_verdict(replicas, unreachable, loss):
     verdict, reason = cluster.loss_verdict(replicas, unreachable)
@@ -234,6 +244,46 @@ def test_fence_verdict():
     assert not cluster.fence_verdict(False, [replica(lossless=False)], [])[0]
     # The old primary may still reach the one that we do not.
     assert not cluster.fence_verdict(False, [replica()], ['db3'])[0]
+
+
+def row(name='db2', **changes):
+    return dict({'name': name, 'full': True, 'applied': True, 'failed': '', 'delay': 0, 'strands': {}, 'errant': '', 'missing': '', 'nowhere': ''}, **changes)
+
+
+@pytest.mark.parametrize('rows, name', [
+    ([row(), row('db3')], 'db2'),
+    ([row(strands={'db3': 'older'}), row('db3')], 'db3'),
+    ([row(errant='b:1'), row('db3')], 'db3'),
+    ([row(errant='b:1'), row('db3', strands={'db2': 'older'})], 'db2'),
+    ([row(delay=60), row('db3', errant='c:1')], 'db3'),
+    # Stuck.
+    ([row(applied=False), row('db3')], 'db3'),
+    ([row(applied=False, failed='Duplicate'), row('db3')], 'db3'),
+    # Not there yet.
+    ([row(applied=False), row('db3', full=False, missing='a:3', nowhere='a:3')], None),
+    ([row(applied=False), row('db3', full=False, missing='a:3')], None),
+    ([row(applied=False, failed='Duplicate'), row('db3', full=False, missing='a:3', nowhere='a:3')], None),
+    ([row(applied=False), row('db3', applied=False)], None),
+    # Each has something that the other lacks.
+    ([row(full=False, missing='c:1'), row('db3', full=False, missing='b:1')], 'db2'),
+])
+def test_elect(rows, name):
+    assert cluster.elect(rows, False) == name
+
+
+def test_elect_waits_a_moment():
+    for late in (row(applied=False), row(applied=False, full=False)):
+        assert cluster.elect([late, row('db3')], True) is None
+    for stuck in (row(applied=False, failed='Duplicate'), row(applied=False, delay=60)):
+        assert cluster.elect([stuck, row('db3')], True) == 'db3'
+
+
+def test_elect_the_one_that_was_asked_for():
+    assert cluster.elect([row(), row('db3')], False, 'db3') == 'db3'
+    assert cluster.elect([row(), row('db3', applied=False)], False, 'db3') is None
+    # It fetches what it lacks as soon as another one can send it.
+    assert cluster.elect([row(applied=False), row('db3', full=False, missing='a:3')], False, 'db3') == 'db3'
+    assert cluster.elect([row(applied=False), row('db3', full=False, missing='a:3', nowhere='a:3')], False, 'db3') is None
 
 
 def test_probe():

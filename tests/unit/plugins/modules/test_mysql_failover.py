@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -30,17 +31,18 @@ class Fake:
         self.timeout_ms, self.wait_no_replica = 4294967295, False
         self.silence, self.heartbeats, self.period = 3.0, 7, 1.0
         self.recovery = 'OFF'
-        self.broken = False
+        self.broken = self.slow = False
+        self.delay, self.behind, self.version = 0, None, (9, 7, 4)
 
     def link(self):
         error = {'errno': 1062, 'message': 'Duplicate'} if self.broken else {'errno': 0, 'message': ''}
         return {'name': '', 'source_host': HOSTS[self.source], 'source_port': 3306, 'source_uuid': UUID[self.source], 'source_user': 'repl',
                 'io_state': self.io, 'sql_state': 'ON' if self.sql and not self.broken else 'OFF', 'io_error': {'errno': 0, 'message': ''},
-                'sql_error': error, 'delay': 0, 'received': ','.join(sorted(self.received)), 'queue': ''}
+                'sql_error': error, 'delay': self.delay, 'received': ','.join(sorted(self.received)), 'queue': ''}
 
     def statement(self, sql, args):
         self.lab.log.append((self.name, sql))
-        if sql == self.lab.fail_on:
+        if self.lab.fail_on in (sql, (self.name, sql)):
             raise mysql.ServerError('refused', 1105)
         if sql.startswith('SET GLOBAL read_only = OFF'):
             self.read_only = False
@@ -80,7 +82,7 @@ class Connection:
         if 'GET_LOCK' in sql:
             return 1
         if 'WAIT_FOR' in sql:
-            if fake.sql and not fake.broken:
+            if fake.sql and not (fake.broken or fake.slow or fake.delay):
                 fake.executed |= fake.received
             return 0 if gtids(args[0]) <= fake.executed else 1
         if 'GTID_SUBTRACT(%s, %s)' in sql:
@@ -94,7 +96,7 @@ class Connection:
     def row(self, sql, args=None):
         fake = self.fake
         return {'state': fake.io, 'heartbeats': fake.heartbeats + self.fake.lab.beat(fake), 'errno': 0, 'period': fake.period, 'last_queued': '',
-                'silence': fake.silence}
+                'silence': fake.silence, 'behind': fake.behind}
 
     def rows(self, sql, args=None):
         return [{'g': 'GRANT ALL PRIVILEGES ON *.* TO `x`@`%`'}]
@@ -123,6 +125,7 @@ class Lab:
         monkeypatch.setattr(mysql_server, 'read_semi_sync', self.read_semi_sync)
         monkeypatch.setattr(mysql_server, 'read_channels', lambda db, executed=None: [db.fake.link()] if db.fake.source else [])
         monkeypatch.setattr(mysql_cluster, 'probe', lambda *args: self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0])
+        monkeypatch.setattr(mysql_cluster, 'GRACE', 0.1)
         monkeypatch.setattr('%s.RESTART_GRACE' % Failover.__module__, 0.1)
         monkeypatch.setattr(mysql_cluster.Node, 'persist', lambda node, action, seconds=0: PERSIST(node, action, 0.1))
         monkeypatch.setattr(mysql_cluster.Cluster, 'verify', lambda self, *args: VERIFY(self, *args[:2], 0.2))
@@ -140,7 +143,8 @@ class Lab:
 
     def read_server(self, db):
         fake = db.fake
-        return {'server_uuid': UUID[fake.name], 'server_id': fake.name, 'version': '9.7.4', 'version_tuple': (9, 7, 4), 'read_only': fake.read_only,
+        return {'server_uuid': UUID[fake.name], 'server_id': fake.name, 'version': '%s.%s.%s' % fake.version, 'version_tuple': fake.version,
+                'read_only': fake.read_only,
                 'super_read_only': fake.read_only, 'enforce_gtid_consistency': True, 'log_bin': True, 'binlog_format': 'ROW', 'log_replica_updates': True,
                 'gtid': {'mode': 'ON', 'purged': ''}, 'channels': [fake.link()] if fake.source else []}
 
@@ -200,6 +204,139 @@ def test_a_chosen_one_fetches_what_it_lacks(lab):
     result = lab.run(new_primary='db2')
     assert not result['failed'] and result['new_primary'] == 'db2' and {'a:3', 'a:4'} <= lab.fakes['db2'].executed
     assert 'fetches a:3,a:4 from db3' in result['actions'][0]
+
+
+def slow(fake):
+    fake.slow = True
+
+
+def broken(fake):
+    fake.broken = True
+
+
+def delayed(fake):
+    fake.delay = 3600
+
+
+@pytest.mark.parametrize('ill', [slow, broken, delayed])
+@pytest.mark.parametrize('names', [('db2', 'db3'), ('db3', 'db2')])
+def test_one_that_is_stuck_holds_nothing_up(lab, ill, names):
+    stuck, well = names
+    for name in names:
+        lab.fakes[name].received = {'a:3'}
+    ill(lab.fakes[stuck])
+    start = time.monotonic()
+    result = lab.run(apply_timeout=60)
+    assert not result['failed'] and result['new_primary'] == well and lab.writable() == [well] and 'a:3' in lab.fakes[well].executed
+    assert time.monotonic() - start < 5 and result['acked_loss'] == 'none'
+    # It follows afterwards, and the first writes do not wait for it.
+    opened = lab.log.index((well, 'SET GLOBAL read_only = OFF'))
+    assert lab.fakes[stuck].source == well and not any(name == stuck and sql.startswith('CHANGE') for name, sql in lab.log[:opened])
+    assert not lab.fakes[well].wait_no_replica and any('%s has to catch up first' % stuck in text for text in result['problems'])
+    assert any('Duplicate' in text for text in result['problems']) == (ill is broken)
+
+
+@pytest.mark.parametrize('ill', [slow, broken])
+def test_one_that_is_stuck_and_cannot_be_moved(lab, ill):
+    ill(lab.fakes['db2'])
+    lab.fakes['db2'].received = lab.fakes['db3'].received = {'a:3'}
+    lab.fail_on = ('db2', 'STOP REPLICA FOR CHANNEL %s')
+    result = lab.run()
+    assert not result['failed'] and lab.writable() == ['db3'] and 'db2 does not follow db3: refused' in result['problems']
+
+
+@pytest.mark.parametrize('ill, word', [
+    (slow, 'give it longer (-e apply_timeout=10)'), (broken, 'give it up (-e new_primary=db3 -e allow_data_loss=true)'), (delayed, 'SOURCE_DELAY = 0')])
+def test_what_only_one_that_is_stuck_has(lab, ill, word):
+    lab.fakes['db2'].received, lab.fakes['db3'].received = {'a:3', 'a:4'}, {'a:3'}
+    ill(lab.fakes['db2'])
+    result = lab.run(allow_data_loss=True)
+    assert result['failed'] and word in result['msg'] and 'a:4' in result['msg'] and 'a:3' not in result['msg'] and lab.untouched()
+    lab.fakes['db2'].broken = lab.fakes['db2'].slow = lab.fakes['db2'].delay = 0
+    assert lab.run()['new_primary'] == 'db2' and 'a:4' in lab.fakes['db3'].executed | lab.fakes['db3'].received
+
+
+def test_what_only_a_broken_one_has_can_be_given_up(lab):
+    lab.fakes['db2'].received, lab.fakes['db3'].received = {'a:3', 'a:4'}, {'a:3'}
+    lab.fakes['db2'].broken = True
+    assert lab.run(new_primary='db3')['failed'] and lab.untouched()
+    result = lab.run(new_primary='db3', allow_data_loss=True)
+    assert not result['failed'] and lab.writable() == ['db3'] and (result['acked_loss'], result['acked_loss_reason']) == ('possible', 'given up was a:4 of db2')
+    # Its relay log is all that is left of that.
+    assert lab.fakes['db2'].source == 'db1' and lab.fakes['db2'].received == {'a:3', 'a:4'}
+    assert any('db2 was left alone, it has transactions that db3 lacks: a:4' in text for text in result['problems'])
+
+
+def test_what_a_broken_one_had_applied_is_fetched(lab):
+    lab.fakes['db2'].executed.add('a:3')
+    lab.fakes['db2'].received, lab.fakes['db3'].received = {'a:3', 'a:4'}, {'a:4'}
+    lab.fakes['db2'].broken = True
+    result = lab.run()
+    assert not result['failed'] and lab.writable() == ['db3'] and {'a:3', 'a:4'} <= lab.fakes['db3'].executed and result['acked_loss'] == 'none'
+
+
+def test_all_are_stuck(lab):
+    for name in ('db2', 'db3'):
+        lab.fakes[name].received, lab.fakes[name].slow = {'a:3'}, True
+    result = lab.run(apply_timeout=0)
+    assert result['failed'] and result['msg'].count('-e apply_timeout') == 2 and lab.untouched()
+    # The one that was asked for is what matters.
+    lab.fakes['db3'].slow = False
+    assert lab.run(new_primary='db2', apply_timeout=0)['failed'] and lab.untouched()
+
+
+def test_replica_that_dies_meanwhile(lab):
+    lab.fakes['db2'].received = lab.fakes['db3'].received = {'a:3'}
+    lab.fail_on = ('db2', 'START REPLICA SQL_THREAD FOR CHANNEL %s')
+    result = lab.run()
+    assert not result['failed'] and lab.writable() == ['db3'] and 'refused' in result['problems']
+
+
+def test_newer_one_would_leave_the_others_behind(lab):
+    lab.fakes['db2'].version = (9, 8, 0)
+    lab.fakes['db2'].received = lab.fakes['db3'].received = {'a:3'}
+    assert 'db3 applies' in lab.run(check=True)['actions'][0]
+    assert lab.run()['new_primary'] == 'db3' and lab.fakes['db2'].source == 'db3'
+
+
+def test_newer_one_that_has_more(lab):
+    lab.fakes['db2'].version = (9, 8, 0)
+    lab.fakes['db2'].received = {'a:3'}
+    result = lab.run()
+    assert result['new_primary'] == 'db2' and lab.fakes['db3'].source == 'db1'
+    assert any('db3 was left alone: db3 is version 9.7.4' in text for text in result['problems'])
+
+
+def test_a_clean_one_is_preferred(lab):
+    lab.fakes['db2'].executed.add('b:1')
+    result = lab.run()
+    assert result['new_primary'] == 'db3' and lab.fakes['db2'].source == 'db1' and any('db2 was left alone' in text for text in result['problems'])
+
+
+def test_transactions_of_its_own_are_named(lab):
+    lab.fakes['db2'].executed.add('b:1')
+    lab.fakes['db2'].received = {'a:3'}
+    result = lab.run()
+    assert result['new_primary'] == 'db2' and any('db2 had transactions that no other one has' in text and ': b:1;' in text for text in result['problems'])
+
+
+def test_its_own_from_when_it_was_the_primary_are_clean(lab):
+    for name in ('db2', 'db3'):
+        lab.fakes[name].executed.add('b:1')
+    assert lab.run()['new_primary'] == 'db2' and lab.fakes['db3'].source == 'db2'
+
+
+def test_one_that_was_still_catching_up(lab):
+    for name in ('db2', 'db3'):
+        lab.fakes[name].behind = 300.0
+    result = lab.run()
+    assert result['failed'] and '(db2, db3) was still catching up' in result['msg'] and '-e allow_data_loss=true' in result['msg'] and lab.log == []
+    # What the other one received in time is what counts, unless that one has more.
+    lab.fakes['db3'].behind = 0.01
+    lab.fakes['db2'].received = {'a:3'}
+    assert lab.run()['acked_loss'] == 'unknown'
+    lab.fakes['db2'].received = set()
+    assert lab.run()['acked_loss'] == 'none'
 
 
 def test_errant_replica_is_left_alone(lab):
