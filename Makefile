@@ -2,7 +2,7 @@
 # make deploy RELEASE=v2 [ARCHIVE=site.tar.gz], make rollback [RELEASE=v1], make switchover TO=db2, make failover, make backup,
 # make status    on the running stage 4
 # make test      every test; make test-quick for daily work; make chaos the long version of the faults, on a running stage 4,
-#                with its results in tests/output/chaos.md; make chaos GO_ON=1 goes on after one that was ended early;
+#                with its results in docs/chaos.md; make chaos GO_ON=1 goes on after one that was ended early;
 # make benchmark what a new stage 4, its edge and a replica's seeding cost, side by side; takes the stages down first, writes docs/benchmark.svg;
 # make moving    stage 3 becomes stage 4 under load (docs/moving-the-database.md), on hosts of its own
 .PHONY: setup stage1 stage2 stage3 stage4 deploy rollback switchover failover backup status test test-quick chaos benchmark moving down

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import time
+import uuid
+from collections import Counter
 from pathlib import Path
 
 import lab
@@ -14,6 +16,8 @@ ROOT = Path(lab.ROOT)
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
 DATABASES = lab.HOSTS["database"]
 CREDENTIALS = Path(lab.LAB["vars"]["webstack_credentials_dir"])
+# What writers write: nothing in it keeps a key from being there twice.
+WRITES = "CREATE TABLE IF NOT EXISTS site.writes (number BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY, id CHAR(32) CHARACTER SET ascii NOT NULL, KEY (id))"
 
 
 def docker(*command, check=True):
@@ -21,12 +25,12 @@ def docker(*command, check=True):
 
 
 def play(playbook, *options, check=True):
-    """Run a playbook; returns its output and the seconds that it took."""
+    """Run a playbook, one of ours or a path without its .yml; returns its output and the seconds that it took."""
     start = time.monotonic()
     result = subprocess.run(
         # The controller is on the hosts' own two cores, where all hosts together weigh as much as one process of it: without `nice`, and with twenty tasks at once,
         # it would be a load of its own, under which a VIP moves.
-        ["nice", "-n", "15", "ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", f"playbooks/{playbook}.yml", *options],
+        ["nice", "-n", "15", "ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", os.path.join("playbooks", f"{playbook}.yml"), *options],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORKS": "4"})
     output = " ".join((result.stdout + result.stderr).split())
     if check:
@@ -90,8 +94,24 @@ def long_write(statement):
     docker("exec", "--detach", lab.HOSTS["app"][0], "bash", "-c", 'set -a; . /etc/app/environment; exec python3 -c "$0"', program)
 
 
+def break_applier(replica):
+    """It has a row that its source then writes as well. Returns the statement that takes the row away."""
+    key, source = uuid.uuid4().hex, primary()
+    lab.sql(source, "CREATE TABLE IF NOT EXISTS site.differing (id CHAR(32) CHARACTER SET ascii PRIMARY KEY)")
+    assert lab.wait_for(lambda: asked(replica, "SELECT COUNT(*) FROM site.differing") != "")
+    by_hand(replica, f"INSERT INTO site.differing VALUES ('{key}')")
+    lab.sql(source, f"INSERT INTO site.differing VALUES ('{key}')")
+    assert lab.wait_for(lambda: asked(replica, "SELECT SERVICE_STATE FROM performance_schema.replication_applier_status") == "OFF")
+    return f"DELETE FROM site.differing WHERE id = '{key}'"
+
+
+def by_hand(replica, statement):
+    """Past its being read-only, and past the binary log."""
+    lab.sql(replica, f"SET GLOBAL super_read_only = OFF; SET SESSION sql_log_bin = 0; {statement}; SET GLOBAL super_read_only = ON")
+
+
 class Load:
-    """Writers inside the lab, and what they were told."""
+    """Writers inside the lab, or visitors who read, and what they were told."""
 
     started = []
 
@@ -102,17 +122,17 @@ class Load:
             cls.started.pop().stop()
 
     def __init__(self, kind, rate, seconds=300):
-        self.host = {"sql": lab.HOSTS["app"][0], "http": "client"}[kind]
+        self.host = lab.HOSTS["app"][0] if kind == "sql" else "client"
         self.kind = kind
         self.directory = f"/tmp/chaos-{kind}"
-        self.table, self.column = {"sql": ("site.chaos", "id"), "http": ("site.entries", "id")}[kind]
+        self.table = {"sql": "site.writes", "http": "site.entries"}.get(kind)
         if kind == "sql":
-            lab.sql(primary(), "CREATE TABLE IF NOT EXISTS site.chaos (id CHAR(32) CHARACTER SET ascii PRIMARY KEY)")
+            lab.sql(primary(), WRITES)
         else:
             lab.acme_root()
         docker("exec", self.host, "rm", "-rf", self.directory)
         docker("cp", str(ROOT / "tests/chaos/writer.py"), f"{self.host}:/root/writer.py")
-        start = {"sql": "set -a; . /etc/app/environment; exec python3", "http": "exec python3"}[kind]
+        start = "set -a; . /etc/app/environment; exec python3" if kind == "sql" else "exec python3"
         self.process = subprocess.Popen(["docker", "exec", self.host, "bash", "-c", f"{start} /root/writer.py {kind} {rate} {seconds} {self.directory}"])
         self.started.append(self)
         assert lab.wait_for(lambda: len(self.acks()) > 20, seconds=20), self.errors()[-3:]
@@ -125,6 +145,18 @@ class Load:
 
     def errors(self):
         return [(float(at), text) for at, text in self._lines("errors")]
+
+    def unknown(self):
+        """Keys that nobody knows of whether they are there."""
+        return {key for key, _ in self._lines("unknown")}
+
+    def back(self):
+        """Pages that were older than what their session had seen."""
+        return [(float(at), text) for at, text in self._lines("back")]
+
+    def old(self):
+        """Pages that said that they may be."""
+        return [(float(at), text) for at, text in self._lines("old")]
 
     def stop(self):
         docker("exec", self.host, "touch", f"{self.directory}/stop")
@@ -141,17 +173,22 @@ class Load:
         return max((later - earlier for earlier, later in zip(times, times[1:])), default=float("inf"))
 
     def lost(self):
-        """Keys that were acknowledged and are not there, or not on every server; and keys that are there twice."""
-        acks = set(self.acks())
-        there = lab.sql(primary(), f"SELECT {self.column} FROM {self.table}").split()
-        assert len(there) == len(set(there))
-        return acks - set(there)
+        """Keys that were acknowledged and are not there once on every server that answers; and those that nobody knows of and that are there twice."""
+        acks, unknown, found = set(self.acks()), self.unknown(), set()
+        executed = lab.sql(primary(), r"SELECT REPLACE(@@GLOBAL.gtid_executed, '\n', '')")
+        for name in DATABASES:
+            if asked(name, "SELECT 1"):
+                # A replica may still be applying; the primary has it all.
+                lab.sql(name, f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{executed}', 30)")
+                there = Counter(lab.sql(name, f"SELECT id FROM {self.table}").splitlines())
+                found |= {key for key in acks if there[key] != 1} | {key for key in unknown if there[key] > 1}
+        return found
 
 
 def alike():
     """All servers hold the same rows."""
     def sums():
-        return {asked(name, "CHECKSUM TABLE site.chaos, site.entries") for name in DATABASES}
+        return {asked(name, "CHECKSUM TABLE site.writes, site.entries") for name in DATABASES}
     return lab.wait_for(lambda: len(sums()) == 1 and "" not in sums(), seconds=30)
 
 
@@ -176,5 +213,8 @@ def report(name, file="chaos.jsonl", **figures):
         lines.write(line + "\n")
 
 
-def milliseconds(output):
-    return int(re.search(r"writes paused for (\d+) ms", output).group(1))
+def milliseconds(output, words=r"writes paused for (\d+) ms"):
+    """A figure that a playbook says."""
+    found = re.search(words, output)
+    assert found, (words, output[-3000:])
+    return int(found[1])

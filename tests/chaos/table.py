@@ -1,12 +1,13 @@
-"""A pytest plugin: a table of what was run, one line after each test, in tests/output/chaos.md.
+"""A pytest plugin: a table of what was run, one line after each test, in docs/chaos.md.
 
 With CHAOS_GO_ON a run that was ended early goes on: what the table says has passed is not run again.
 """
 import json
 import os
+import time
 from pathlib import Path
 
-TABLE = Path(__file__).resolve().parents[2] / "tests/output/chaos.md"
+TABLE = Path(__file__).resolve().parents[2] / "docs/chaos.md"
 
 
 def figures(text):
@@ -21,11 +22,16 @@ def name(nodeid):
     return nodeid.removeprefix("tests/")
 
 
+def head():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (f"Written by `make chaos`, begun {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, all hosts and the controller on {os.cpu_count()} cores with {memory:.1f} GiB of memory.\n\n"
+            "| test | | s | figures |\n|---|---|---|---|\n")
+
+
 def pytest_sessionstart():
     if os.environ.get("CHAOS_GO_ON") and TABLE.exists():
         return
-    TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text("| test | | s | figures |\n|---|---|---|---|\n", encoding="utf-8")
+    TABLE.write_text(head(), encoding="utf-8")
 
 
 def pytest_collection_modifyitems(config, items):

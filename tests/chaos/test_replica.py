@@ -5,7 +5,7 @@ import uuid
 import lab
 import pytest
 
-from chaos import CREDENTIALS, DATABASES, Load, asked, docker, followers, info, play, primary, whole, writable
+from chaos import CREDENTIALS, DATABASES, WRITES, Load, asked, break_applier, docker, followers, info, play, primary, whole, writable
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -38,7 +38,7 @@ def named(name, text):
 def written():
     """A row that the primary could acknowledge."""
     key = uuid.uuid4().hex
-    lab.sql(primary(), f"CREATE TABLE IF NOT EXISTS site.chaos (id CHAR(32) CHARACTER SET ascii PRIMARY KEY); INSERT INTO site.chaos VALUES ('{key}')")
+    lab.sql(primary(), f"{WRITES}; INSERT INTO site.writes (id) VALUES ('{key}')")
     return key
 
 
@@ -62,7 +62,7 @@ def test_broken_relay_log(replica):
     named(replica, "the applier of the channel failed")
     converge()
     assert lab.wait_for(whole)
-    assert lab.wait_for(lambda: asked(replica, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{keys[-1]}'") == "1")
+    assert lab.wait_for(lambda: asked(replica, f"SELECT COUNT(*) FROM site.writes WHERE id = '{keys[-1]}'") == "1")
 
 
 @pytest.mark.long
@@ -71,7 +71,7 @@ def test_an_hour_behind(replica):
     key = written()
     named(replica, "3600 s behind on purpose")
     converge()
-    assert asked(replica, f"SELECT COUNT(*) FROM site.chaos WHERE id = '{key}'") == "1"
+    assert asked(replica, f"SELECT COUNT(*) FROM site.writes WHERE id = '{key}'") == "1"
 
 
 @pytest.mark.long
@@ -222,11 +222,8 @@ def test_data_that_differ(replica):
     def cloned():
         return asked(replica, "SELECT BEGIN_TIME FROM performance_schema.clone_status")
 
-    key, before = uuid.uuid4().hex, cloned()
-    lab.sql(primary(), "CREATE TABLE IF NOT EXISTS site.chaos (id CHAR(32) CHARACTER SET ascii PRIMARY KEY)")
-    assert lab.wait_for(lambda: asked(replica, "SELECT COUNT(*) FROM site.chaos") != "")
-    lab.sql(replica, f"SET GLOBAL super_read_only = OFF; SET SESSION sql_log_bin = 0; INSERT INTO site.chaos VALUES ('{key}'); SET GLOBAL super_read_only = ON")
-    lab.sql(primary(), f"INSERT INTO site.chaos VALUES ('{key}')")
+    before = cloned()
+    break_applier(replica)
     named(replica, "the applier of the channel failed")
     assert "applier" in converge(check=False)
     play("rejoin", "-e", f"server={replica}", "-e", "mysql_replica_seed=always")

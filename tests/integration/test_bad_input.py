@@ -111,14 +111,20 @@ def test_what_the_primary_is_not_for(inventory, playbook, options, words):
 
 
 def replication():
-    query = "SELECT HOST, USER, PORT FROM performance_schema.replication_connection_configuration"
+    query = ("SELECT * FROM performance_schema.replication_connection_configuration; SELECT SOURCE_UUID, SERVICE_STATE FROM performance_schema.replication_connection_status;"
+             " SELECT @@super_read_only, @@gtid_executed")
     return subprocess.run(["docker", "exec", "db3", "mysql", "-BNe", query], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize(
     "arguments, words",
-    [({"source_host": "198.19.0.99", "source_password": "x"}, "198.19.0.99"), ({"source_password": "wrong"}, "replication")],
-    ids=["a source that cannot be reached", "a wrong password"],
+    [
+        ({"source_host": "198.19.0.99", "source_password": "x"}, "198.19.0.99"),
+        ({"source_password": "wrong"}, "replication"),
+        # The system's, which knows nothing of the internal one.
+        ({"source_password": "x", "source_ssl_ca": "/etc/ssl/certs/ca-certificates.crt"}, "the certificate of 198.19.0.41:3306 is not trusted"),
+    ],
+    ids=["a source that cannot be reached", "a wrong password", "a wrong CA"],
 )
 def test_a_source_that_does_not_work(arguments, words):
     before = replication()
