@@ -74,6 +74,18 @@ def test_free_space_where_nothing_is_yet(tmp_path):
     assert look.free(str(tmp_path / "a/b/c")) > 0
 
 
+@pytest.mark.parametrize("text, found", [
+    (None, {}),
+    ('{"purpose": "rollback to rel', {}),
+    ('{"purpose": "rollback to release v1 release 2"}', {"purpose": "rollback to", "release": "v1 release 2"}),
+    ('{"purpose": "deploy of release v2"}', {"purpose": "deploy of", "release": "v2"}),
+])
+def test_what_was_begun(tmp_path, text, found):
+    if text is not None:
+        (tmp_path / "deploy.lock").write_text(text)
+    assert look.lock(str(tmp_path)) == found
+
+
 # gate.py
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
