@@ -60,8 +60,8 @@ def repaired(name):
     on(name, "touch /tmp/alerts-stop")
 
 
-def alert(name, **labels):
-    return frozenset({"alertname": name, **labels}.items())
+def alert(alertname, **labels):
+    return frozenset({"alertname": alertname, **labels}.items())
 
 
 def firing():
