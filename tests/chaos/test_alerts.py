@@ -190,11 +190,11 @@ def small_things():
          lambda: on(app, f"cd {TEXTFILES}; touch --reference=converge.prom /root/converge.prom; touch --date='31 days ago' converge.prom"),
          lambda: on(app, f"! test -e /root/converge.prom || {{ touch --reference=/root/converge.prom {TEXTFILES}/converge.prom; rm /root/converge.prom; }}")),
         ([alert("AlertingBroken", host=MONITOR)], lambda: load(broken=True), load),
-        ([alert("DiskFullSoon", host=app, mountpoint="/mnt/alerts"), alert("InodesLow", host=app, mountpoint="/mnt/alerts")],
+        ([alert("DiskFullSoon", host=app, mountpoint="/opt/alerts"), alert("InodesLow", host=app, mountpoint="/opt/alerts")],
          # In the exporter's sandbox a mount is there from its next start on.
-         lambda: on(app, "mkdir --parents /mnt/alerts; mount -t tmpfs -o size=4m,nr_inodes=20 tmpfs /mnt/alerts; head --bytes=8M /dev/zero > /mnt/alerts/full 2>/dev/null;"
-                         " for number in {1..20}; do touch /mnt/alerts/$number 2>/dev/null; done; systemctl restart prometheus-node-exporter"),
-         lambda: on(app, "umount --lazy /mnt/alerts 2>/dev/null; rmdir /mnt/alerts; systemctl restart prometheus-node-exporter")),
+         lambda: on(app, "mkdir --parents /opt/alerts; mount -t tmpfs -o size=4m,nr_inodes=20 tmpfs /opt/alerts; head --bytes=8M /dev/zero > /opt/alerts/full 2>/dev/null;"
+                         " for number in {1..20}; do touch /opt/alerts/$number 2>/dev/null; done; systemctl restart prometheus-node-exporter"),
+         lambda: on(app, "umount --lazy /opt/alerts 2>/dev/null; rmdir /opt/alerts; systemctl restart prometheus-node-exporter")),
         ([alert("UnitFailed", host=app, name="alerts-failed.service")],
          lambda: on(app, "systemd-run --quiet --unit=alerts-failed false; sleep 1; systemctl is-failed alerts-failed"),
          lambda: on(app, "systemctl reset-failed alerts-failed 2>/dev/null || :")),
