@@ -187,7 +187,7 @@ def small_things():
          lambda: on(stopped, f"systemctl stop webstack-metrics; touch --date='20 minutes ago' {TEXTFILES}/webstack.prom"),
          lambda: on(stopped, "systemctl start webstack-metrics")),
         ([alert("ConvergeOld", host=app)],
-         lambda: on(app, f"cd {TEXTFILES}; touch --reference=converge.prom /root/converge.prom; touch --date='31 days ago' converge.prom"),
+         lambda: on(app, f"cd {TEXTFILES}; touch --reference=converge.prom /root/converge.prom && touch --date='31 days ago' converge.prom"),
          lambda: on(app, f"! test -e /root/converge.prom || {{ touch --reference=/root/converge.prom {TEXTFILES}/converge.prom; rm /root/converge.prom; }}")),
         ([alert("AlertingBroken", host=MONITOR)], lambda: load(broken=True), load),
         ([alert("DiskFullSoon", host=app, mountpoint="/opt/alerts"), alert("InodesLow", host=app, mountpoint="/opt/alerts")],
