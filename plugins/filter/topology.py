@@ -242,6 +242,9 @@ def webstack_topology(hostvars, groups, stage, settings):
                     % (vip, name, ", ".join(sorted({str(network) for network in networks if not network.is_loopback})))
                 )
 
+    # As the kernel writes them: roles and alerts compare text.
+    vips = [str(ipaddress.ip_interface(vip)) for vip in vips if _network(vip)]
+
     if features["monitoring"] and not tiers["monitoring"] and not settings.get("monitoring_agent_remote_write_url"):
         problems.append(
             "monitoring has nowhere to send to: name a host in group 'monitoring', or set monitoring_agent_remote_write_url, "
@@ -254,7 +257,7 @@ def webstack_topology(hostvars, groups, stage, settings):
             "webstack_credentials_dir has no default without an inventory directory: write a directory on this machine where generated secrets are kept"
         )
 
-    public = [str(ipaddress.ip_interface(vip).ip) for vip in vips if _network(vip)] if features["cluster"] else []
+    public = [vip.split("/")[0] for vip in vips] if features["cluster"] else []
     if not public:
         edge = (tiers["loadbalancers"] or tiers["web"])[:1]
         public = [str(hostvars[name].get("webstack_public_address") or hosts.get(name, "")) for name in edge]
@@ -275,7 +278,7 @@ def webstack_topology(hostvars, groups, stage, settings):
             "database": members("database"),
             "monitoring": members("monitoring"),
             "leaving": _hosts_of(groups, "decommissioned"),
-            "vips": list(vips) if features["cluster"] else [],
+            "vips": vips if features["cluster"] else [],
             "public_addresses": public,
             "private_networks": private_networks,
             "admin_networks": admin_networks,

@@ -3,6 +3,7 @@
 CHAOS_ROUNDS above 1 asks 30,000 requests of each claim of zero, makes 20 trials of each hand-over, and judges the figures.
 """
 import json
+import re
 import statistics
 import subprocess
 import time
@@ -54,6 +55,8 @@ def edge():
         if not running(name):
             docker("unpause", name, check=False)
             docker("start", name)
+    for name in lab.HOSTS["app"]:
+        DEATHS["stopped"][1](name)
     assert lab.wait_for(healthy, seconds=90), holders()
 
 
@@ -121,13 +124,18 @@ def test_a_server_dies(tier, how):
     victim, (fault, repair) = lab.HOSTS[tier][0], DEATHS[how]
     down = []
 
+    def out():
+        """Who looks at it: the load balancer at a web server, HAProxy of its own host at the app."""
+        if tier == "web":
+            return victim in web_servers("DOWN")
+        return re.search("^app,app,.*,DOWN,", on(victim, "echo 'show stat -1 4 -1' | socat -t 5 /run/haproxy/admin.sock -"), re.M)
+
     def dies():
         fault(victim)
         began = time.monotonic()
-        # Who looks at it: the load balancer at a web server, HAProxy of its own host at the app. A dead app host is known to nginx, request by request.
+        # A dead app host is known to nginx alone, request by request.
         if tier == "web" or how == "stopped":
-            assert lab.wait_for(lambda: victim in web_servers("DOWN") if tier == "web" else "DOWN" in on(victim, "echo 'show stat app 4 -1' | socat -t 5 /run/haproxy/admin.sock -"),
-                                seconds=10, pause=0.05)
+            assert lab.wait_for(out, seconds=10, pause=0.05)
             down.append(time.monotonic() - began)
 
     # Longer than anybody waits.

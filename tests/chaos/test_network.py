@@ -38,7 +38,7 @@ def test_load_balancers_that_hear_nothing_of_each_other():
     """Both hold the VIP, as VRRP has no majority; that is reported, both lead to the same site, and it ends when they hear each other."""
     with packets(EDGE, "INPUT -p vrrp -j DROP", "OUTPUT -p vrrp -j DROP"):
         assert lab.wait_for(lambda: len(holders()) == len(EDGE), seconds=10)
-        assert lab.wait_for(lambda: lab.ask_monitoring('ALERTS{alertname="VipHolders"}'), seconds=90, pause=3)
+        assert lab.wait_for(lambda: lab.ask_monitoring('ALERTS{alertname="VipHolders", alertstate="firing"}'), seconds=180, pause=3)
         lab.write()
     start = time.monotonic()
     assert lab.wait_for(one_holder, seconds=10)

@@ -27,7 +27,7 @@ for _case in TESTS["tests"]:
             _alert["exp_annotations"]["runbook_url"] = f"{RUNBOOKS}#{_test['alertname'].lower()}"
 
 
-def render():
+def render(**inventory):
     """By the role's own task: its template, its delimiters, its defaults."""
     init_plugin_loader()
     loader = DataLoader()
@@ -37,7 +37,7 @@ def render():
     for file in ("defaults/main.yml", "vars/main.yml"):
         variables |= loader.load_from_file(str(ROLE / file), trusted_as_template=True)
     question = trust_as_template("{{ lookup('ansible.builtin.template', template, **options) }}")
-    return Templar(loader, variables | STACK).template(question)
+    return Templar(loader, variables | STACK | inventory).template(question)
 
 
 def _tasks(tasks):
@@ -94,9 +94,34 @@ def test_each_alert_says_what_happened_and_links_its_runbook(alert):
         assert re.search(r"\$labels\.(host|stack|proxy|address)", alert["annotations"]["summary"]), "on which host, or of what"
 
 
+def test_the_play_for_a_service_of_the_users_writes_the_same_rules(tmp_path):
+    """The one in docs/monitoring.md, with the checkout's path, over the inventory of stage 4."""
+    text = (ROOT / "docs/monitoring.md").read_text()
+    play, = yaml.safe_load(re.search(r"```yaml\n(- hosts: localhost.*?)```", text, re.S)[1])
+    play["tasks"][0]["ansible.builtin.template"]["src"] = str(ROLE / "templates/rules.yml.j2")
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    subprocess.run(["ansible-playbook", "--connection=local", "-i", ROOT / "inventories/stage4", tmp_path / "play.yml"], cwd=tmp_path, check=True, capture_output=True)
+    written, hosts = (tmp_path / "webstack-rules.yml").read_text(), ["lb1", "lb2", "web1", "web2", "app1", "app2", "db1", "db2", "db3"]
+    runbooks = "https://github.com/foobar/webstack/blob/main/docs/alerts.md"
+    assert yaml.safe_load(written) == yaml.safe_load(
+        render(monitoring_server_hosts=hosts, monitoring_server_vips=["203.0.113.100"], monitoring_server_runbook_url=runbooks))
+
+
+def test_no_backups_are_missed_where_none_are_made():
+    names = {rule.get("alert") for group in yaml.safe_load(render(mysql_backup_enabled=False))["groups"] for rule in group["rules"]}
+    assert set(NAMES) - names == {"MySQLBackupOld", "MySQLBinlogArchiveOld"}
+
+
 def test_each_alert_has_a_section_and_each_section_an_alert():
     sections = re.findall(r"^## (\w+)$", (ROOT / "docs/alerts.md").read_text(), re.M)
     assert sorted(sections) == NAMES
+
+
+def test_each_alert_is_caused_on_stage_4_or_says_why_not():
+    caused = set(re.findall(r'\balert\("(\w+)"', (ROOT / "tests/chaos/test_alerts.py").read_text()))
+    sections = dict(re.findall(r"^## (\w+)$(.*?)(?=^## |\Z)", (ROOT / "docs/alerts.md").read_text(), re.M | re.S))
+    excused = {name for name, text in sections.items() if "Not caused on stage 4:" in text}
+    assert sorted([*caused, *excused]) == NAMES
 
 
 def test_tests_name_alerts_that_exist():

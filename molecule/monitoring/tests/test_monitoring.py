@@ -187,6 +187,23 @@ def test_a_certificate_that_is_not_served_is_seen():
         SERVER.check_output("rm /etc/webstack/pki/served-*")
 
 
+def test_services_that_ask_for_a_certificate_are_looked_at_with_one():
+    """So that they do not log each look as an intruder."""
+    expression = f'certificate_served{{host="monitoring-server", file="/etc/webstack/pki/host.crt", address=~"{ADDRESS}:(9090|6514)"}} == 1'
+    assert eventually(lambda: len(query(expression)) == 2, 90)
+    begin = SERVER.check_output("date +%s")
+    SERVER.check_output("systemctl restart webstack-metrics")
+    time.sleep(5)
+    assert "peer" not in SERVER.check_output(f"journalctl --unit=rsyslog --since=@{begin} --no-pager -o cat")
+
+
+@every_host
+def test_the_kernel_says_whether_its_clock_is_synchronised(name):
+    """But nobody is alarmed where no service keeps it, as in a container."""
+    assert eventually(lambda: query(f'node_timex_sync_status{{host="{name}"}}'))
+    assert not query(f'ALERTS{{alertname="ClockUnsynchronised", host="{name}"}}')
+
+
 def test_a_rule_opened_by_hand_is_seen():
     """But another program's chain is its own business, and a reload changes nothing."""
     host = HOSTS["monitoring-bookworm"]

@@ -150,6 +150,14 @@ def test_a_vip_without_a_sound_prefix(value):
     assert any("not an address with a prefix" in problem for problem in judge(stage4(), 4, webstack_vips=[value])["problems"])
 
 
+@pytest.mark.parametrize("written, kernel", [
+    ("2001:DB8::100/64", "2001:db8::100/64"), ("2001:db8:0:0::0100/64", "2001:db8::100/64"), ("198.18.0.100/255.255.255.0", "198.18.0.100/24")])
+def test_a_vip_as_the_kernel_writes_it(written, kernel):
+    result = judge(stage4(), 4, webstack_vips=[written])
+    assert result["problems"] == []
+    assert result["webstack"]["vips"] == [kernel] and result["webstack"]["public_addresses"] == [kernel.split("/")[0]]
+
+
 def test_a_vip_in_no_network_of_a_load_balancer():
     hostvars, groups = stage4()
     interface = {"ipv4": {"address": "198.18.0.11", "netmask": "255.255.255.0"}}
