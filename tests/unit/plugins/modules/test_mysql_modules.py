@@ -37,7 +37,8 @@ class FakeMySQL:
         self.variables = {
             'version': '9.7.4', 'server_id': '1' if uuid == A else '2', 'server_uuid': uuid, 'hostname': self.name, 'port': '3306', 'report_host': self.name,
             'read_only': 'OFF', 'super_read_only': 'OFF', 'offline_mode': 'OFF', 'gtid_mode': 'ON', 'enforce_gtid_consistency': 'ON', 'log_bin': 'ON',
-            'binlog_format': 'ROW', 'log_replica_updates': 'ON', 'sync_binlog': '1', 'innodb_flush_log_at_trx_commit': '1', 'datadir': '/nowhere/', 'plugin_dir': '/nowhere/', 'innodb_page_size': '16384',
+            'binlog_format': 'ROW', 'log_replica_updates': 'ON', 'sync_binlog': '1', 'innodb_flush_log_at_trx_commit': '1',
+            'datadir': '/nowhere/', 'plugin_dir': '/nowhere/', 'innodb_page_size': '16384',
             'version_compile_os': 'Linux', 'version_compile_machine': 'x86_64',
         }
         self.grants = ['GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost`']
