@@ -86,7 +86,7 @@ def channel_name(channel):
     return "channel '%s'" % channel['name'] if channel['name'] else 'the channel'
 
 
-def server_problems(server, semi_sync=None, peer=None):
+def server_problems(server, semi_sync=None, peer=None, expected_replicas=None):
     """What an operator should act on."""
     problems = []
     state, role = server_state(server), server_role(server)
@@ -111,6 +111,10 @@ def server_problems(server, semi_sync=None, peer=None):
         elif (semi_sync['clients'] or 0) < (semi_sync['wait_for_count'] or 1):
             problems.append('semi-synchronous replication waits for %s replica(s) and %s is connected: writes block up to %s ms'
                             % (semi_sync['wait_for_count'], semi_sync['clients'], semi_sync['timeout_ms']))
+        problems += durability_problems(server, semi_sync)
+    if role == 'primary' and len(server['replicas']) < (expected_replicas or 0):
+        problems.append('%s of %s replicas follow this server (%s): the others are down, cut off or stopped' % (
+            len(server['replicas']), expected_replicas, ', '.join(row['host'] or row['server_uuid'] for row in server['replicas']) or 'none'))
     clone = server.get('clone')
     if clone and clone['state'] == 'Failed':
         problems.append('the last clone from %s failed: %s' % (clone['source'], clone['error']))
@@ -122,6 +126,19 @@ def server_problems(server, semi_sync=None, peer=None):
         problems.append('a transaction of %s has been open for %s s (KILL %s ends it)' % (row['user'], row['seconds'], row['id']))
     if peer:
         problems += peer_problems(peer)
+    return problems
+
+
+def durability_problems(server, semi_sync):
+    """What takes from semi-synchronous replication that an acknowledged write is on two servers, whatever crashes."""
+    problems = []
+    if semi_sync.get('wait_point') not in (None, 'AFTER_SYNC'):
+        problems.append('rpl_semi_sync_source_wait_point is %s: others read a write before a replica has it, and a failover takes it back. '
+                        'SET GLOBAL rpl_semi_sync_source_wait_point=AFTER_SYNC, and in the configuration' % semi_sync['wait_point'])
+    for name in ('sync_binlog', 'innodb_flush_log_at_trx_commit'):
+        if server.get(name) not in (None, 1):
+            problems.append('%s is %s: after a crash of its host this server may lack what its replicas have, and what it acknowledged. '
+                            'SET GLOBAL %s=1, and in the configuration' % (name, server[name], name))
     return problems
 
 

@@ -34,7 +34,8 @@ def sees_schemas(grants):
 def read_server(db):
     """What can be seen with REPLICATION CLIENT and REPLICATION SLAVE; user_schemas is None for an account that does not see all of them."""
     names = ('version', 'server_id', 'server_uuid', 'hostname', 'port', 'report_host', 'read_only', 'super_read_only', 'offline_mode',
-             'gtid_mode', 'enforce_gtid_consistency', 'log_bin', 'binlog_format', 'log_replica_updates', 'datadir',
+             'gtid_mode', 'enforce_gtid_consistency', 'log_bin', 'binlog_format', 'log_replica_updates', 'sync_binlog',
+             'innodb_flush_log_at_trx_commit', 'datadir',
              'innodb_page_size', 'version_compile_os', 'version_compile_machine')
     seen = db.variables(*names)
     gtid = db.row('SELECT @@GLOBAL.gtid_executed AS executed, @@GLOBAL.gtid_purged AS purged')
@@ -55,6 +56,8 @@ def read_server(db):
         'log_bin': on(seen['log_bin']),
         'binlog_format': seen.get('binlog_format', 'ROW'),
         'log_replica_updates': on(seen['log_replica_updates']),
+        'sync_binlog': number(seen.get('sync_binlog')),
+        'innodb_flush_log_at_trx_commit': number(seen.get('innodb_flush_log_at_trx_commit')),
         'enforce_gtid_consistency': on(seen['enforce_gtid_consistency']),
         'datadir': seen['datadir'],
         'innodb_page_size': int(seen['innodb_page_size']),

@@ -25,6 +25,11 @@ options:
         and RV(reason) says why; so a play can look at all servers before it decides.
     type: bool
     default: true
+  expected_replicas:
+    description:
+      - How many servers should follow this one while it is the primary; RV(problems) says when there are fewer.
+      - A server remembers nobody who once followed it, so it does not know by itself that one is missing.
+    type: int
   peer:
     description:
       - The server that this one follows, or is to follow. With it RV(peer) says what each has that the other lacks.
@@ -75,6 +80,12 @@ EXAMPLES = r"""
   foobar.webstack.mysql_replication_info:
     fail_on_unreachable: false
   register: mysql_server
+
+- name: Does every other server follow the primary?
+  foobar.webstack.mysql_replication_info:
+    expected_replicas: "{{ groups['database'] | length - 1 }}"
+  register: mysql_server
+  failed_when: mysql_server is failed or mysql_server.problems
 
 - name: Which transactions does this server have that its source lacks?
   foobar.webstack.mysql_replication_info:
@@ -153,6 +164,20 @@ user_schemas:
   returned: when reachable
   type: list
   elements: str
+binlog:
+  description: The binary log, which replicas and point-in-time restores live on.
+  returned: when reachable
+  type: dict
+  contains:
+    enabled:
+      description: Whether there is one.
+      type: bool
+    format:
+      description: V(ROW), V(STATEMENT) or V(MIXED).
+      type: str
+    sync:
+      description: C(sync_binlog), after how many commits it is forced to disk; with V(1) none is lost in a crash, with V(0) the operating system decides.
+      type: int
 gtid:
   description: Transactions of this server.
   returned: when reachable
@@ -397,6 +422,9 @@ peer:
         - Transactions that only this server has, after two reads; empty is good.
         - The live peer's own transactions are not counted, they are in flight while a semi-synchronous commit waits.
       type: str
+    errant_purged:
+      description: The part of RV(peer.errant) that is not in this server's binary logs (any more), so that it cannot be saved from there.
+      type: str
     ahead:
       description: Transactions of the peer itself that this server has and the peer has not executed yet.
       type: str
@@ -453,6 +481,7 @@ def look(db, user, local):
         reason='',
         state=mysql_replication.server_state(server),
         role=mysql_replication.server_role(server),
+        binlog={'enabled': server['log_bin'], 'format': server['binlog_format'], 'sync': server['sync_binlog']},
         semi_sync=semi_sync,
         clone=mysql_server.read_clone_progress(db),
         disk=mysql_server.read_disk(server['datadir']) if local else None,
@@ -465,12 +494,14 @@ def look_at_peer(db, server, target):
     try:
         peer = mysql.connect(**target)
     except mysql.ServerError as error:
-        return dict(dict.fromkeys(('server_uuid', 'executed', 'errant', 'ahead', 'missing', 'missing_own', 'missing_purged', 'relay_only'), ''),
-                    reachable=False, reason=str(error))
+        names = ('server_uuid', 'executed', 'errant', 'errant_purged', 'ahead', 'missing', 'missing_own', 'missing_purged', 'relay_only')
+        return dict(dict.fromkeys(names, ''), reachable=False, reason=str(error))
     try:
         uuid = peer.value('SELECT @@GLOBAL.server_uuid')
         received = ','.join(channel['received'] for channel in server['channels'] if channel['source_uuid'] == uuid)
         gaps = mysql_server.gtid_gaps(db, peer, uuid, received)
+        kept = mysql_server.gtid_subtract(db, gaps['errant'], server['gtid']['purged'])
+        gaps['errant_purged'] = mysql_server.gtid_subtract(db, gaps['errant'], kept)
         waiting = ','.join(channel['received'] for channel in server['channels'] if channel['received'])
         queued = mysql_server.gtid_subtract(db, waiting, server['gtid']['executed'])
         # As with errant ones, what the live peer itself has not committed yet is only on its way.
@@ -491,6 +522,7 @@ def main():
     spec = mysql.login_argument_spec()
     spec.update(
         fail_on_unreachable=dict(type='bool', default=True),
+        expected_replicas=dict(type='int'),
         peer=dict(type='dict', options=dict(
             host=dict(type='str', required=True),
             port=dict(type='int', default=3306),
@@ -524,7 +556,8 @@ def main():
         peer = module.params['peer']
         if peer:
             result['peer'] = look_at_peer(db, server, peer_target(peer))
-        result['problems'] = mysql_replication.server_problems(dict(server, **result), result['semi_sync'], result.get('peer'))
+        result['problems'] = mysql_replication.server_problems(
+            dict(server, **result), result['semi_sync'], result.get('peer'), module.params['expected_replicas'])
     except mysql.ServerError as error:
         # A server that goes away in the middle is as unreachable as one that never answered.
         if error.errno in mysql.LOST and not module.params['fail_on_unreachable']:

@@ -28,7 +28,7 @@ options:
     description: Name of the server that has to be the primary now; anything else is refused.
     type: str
   max_write_pause:
-    description: Seconds that writes may be refused or kept waiting.
+    description: Seconds that writes may be refused or kept waiting; half a second more before it is undone, where the new primary freezes meanwhile.
     type: float
     default: 5.0
   catchup_timeout:
@@ -147,6 +147,8 @@ from ansible_collections.foobar.webstack.plugins.module_utils.mysql_cluster impo
 FENCE_SHARE = 0.9
 # Seconds to wait for a moment in which the new primary is close behind.
 SETTLE = 3.0
+# Seconds beyond what is left of the pause in which the new primary's answer may still arrive; after that it counts as frozen.
+ON_ITS_WAY = 0.5
 HOLDERS = (
     'SELECT DISTINCT t.PROCESSLIST_ID AS id, t.PROCESSLIST_USER AS user, t.PROCESSLIST_HOST AS host, t.PROCESSLIST_TIME AS seconds'
     ' FROM performance_schema.metadata_locks m JOIN performance_schema.threads t ON t.THREAD_ID = m.OWNER_THREAD_ID'
@@ -360,30 +362,39 @@ class Switchover(mysql_cluster.Cluster):
             raise Stop('the pause took longer than max_write_pause, %s s' % self.params['max_write_pause'])
         return left
 
+    def hurry(self):
+        """The new primary, whose next answer may take no longer than what is left: the undoing must not wait for one that froze."""
+        self.target.db.patience(self.left() + ON_ITS_WAY)
+        return self.target.db
+
     def pause(self):
         target, old = self.target, self.old
         link = mysql_cluster.channel(self.view(target.name))
         lossless = mysql_cluster.lossless(self.semi_sync(target))
-        # Statements that are carried out in no time: none of them may outlive the pause.
-        target.db.patience(self.params['max_write_pause'] + 1)
         self.pause_started = time.monotonic()
         self.undoing.append((old, 'accepts writes again', lambda db: db.change('SET GLOBAL read_only = OFF')))
         with self.phase('stop writes'):
             self.fence()
         with self.phase('apply the last writes'):
             goal = old.db.value('SELECT @@GLOBAL.gtid_executed')
-            if target.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)', (goal, self.left())) != 0:
+            if self.hurry().value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)', (goal, self.left())) != 0:
                 raise Stop('%s did not apply the last writes in time' % target)
         with self.phase('open'):
             self.undoing.append((target, 'replicates again', lambda db: db.change('START REPLICA FOR CHANNEL %s', (link['name'],))))
-            target.db.change('STOP REPLICA FOR CHANNEL %s', (link['name'],))
-            self.strict = lossless and self.acknowledged(target)
+            self.hurry().change('STOP REPLICA FOR CHANNEL %s', (link['name'],))
+            self.strict = False
             if lossless:
+                self.hurry()
+                self.strict = self.acknowledged(target)
+                self.hurry()
                 self.semi_sync_source(target, True)
                 if self.strict:
                     self.undoing.append((target, 'as a replica', lambda db: self.wait_no_replica(target, False)))
+                self.hurry()
                 self.wait_no_replica(target, self.strict)
             self.left()
+            # It may carry this out though its answer is late, and then nothing is undone: haste would win nothing.
+            target.db.patience(self.params['max_write_pause'] + 1)
             # A signal must not come between the opening and the knowledge of it.
             self.forward_only = True
             try:
@@ -451,6 +462,7 @@ class Switchover(mysql_cluster.Cluster):
     def undo(self, reason):
         """In parallel by server, so that the old primary waits for nobody; what cannot be undone is said."""
         self.forward_only = True
+        self.target.db.patience(mysql_cluster.PATIENCE)
         by_node = {}
         for node, text, action in reversed(self.undoing):
             by_node.setdefault(node.name, []).append((node, text, action))

@@ -79,8 +79,11 @@ def writing(file):
     program = ('rm -f /tmp/stop; i=$(cat %s | wc -l); while [ ! -e /tmp/stop ]; do i=$((i + 1));'
                ' mysql -e "INSERT INTO site.entry VALUES ($i, UUID())" && echo $i >> %s; done' % (file, file))
     with subprocess.Popen(['docker', 'exec', DB1, 'sh', '-c', 'touch %s; %s' % (file, program)]) as writer:
-        yield lambda: int(ON[DB1].check_output('cat %s | wc -l' % file))
-        ON[DB1].check_output('touch /tmp/stop')
+        try:
+            yield lambda: int(ON[DB1].check_output('cat %s | wc -l' % file))
+        finally:
+            # Also of a test that fails, which would wait for it without end.
+            ON[DB1].check_output('touch /tmp/stop')
         assert writer.wait(30) == 0
 
 

@@ -35,7 +35,7 @@ class Server:
     def __init__(self, name, read_only=0, table=None):
         self.name, self.read_only, self.executed = name, read_only, "uuid:1-5"
         self.table = {} if table is None else table
-        self.script, self.behind, self.connections = [], False, 0
+        self.script, self.behind, self.connections, self.statements = [], False, 0, []
 
     def connect(self):
         self.connections += 1
@@ -70,6 +70,7 @@ class Connection:
     def execute(self, statement, values=()):
         assert not self.closed
         server = self.server
+        server.statements.append(statement)
         after = server.next()
         if statement.startswith("INSERT"):
             if server.read_only:
@@ -234,6 +235,36 @@ def test_reads_what_the_reader_has_when_the_writer_is_away(stack):
     book.reader.drop()
     with pytest.raises(db.Problem):
         book.page("uuid:1-5")
+
+
+def test_reads_never_go_back(stack):
+    """Who only reads, first on a replica that has all and then on one that lags, is sent to the writer."""
+    book, _writer, reader, _clock = stack
+    reader.executed = "uuid:1-4"
+    first = book.page()
+    seen = first.after("")
+    assert (first.server.name, seen) == ("db2", "uuid:1-4")
+    reader.behind = True
+    second = book.page(seen)
+    assert second.server.name == "db1" and second.after(seen) == "uuid:1-5"
+
+
+def test_the_position_is_that_of_after_the_rows(stack):
+    book, _writer, reader, _clock = stack
+    reader.statements.clear()
+    book.page("uuid:1-4")
+    assert [word for statement in reader.statements for word in ("WAIT_FOR", "FROM entries", "gtid_executed") if word in statement] == [
+        "WAIT_FOR", "FROM entries", "gtid_executed"]
+
+
+def test_what_a_session_keeps_is_small_and_a_stale_page_lowers_nothing():
+    assert db.position("uuid:1-5") == "uuid:1-5"
+    assert db.position("") == db.position("x" * (db.POSITION_LENGTH + 1)) == db.ANYTHING
+    server = db.Server("db2", False)
+    assert db.Page([], server, "uuid:1-2", stale=True).after("uuid:1-5") == "uuid:1-5"
+    # Without GTIDs, as before.
+    assert db.Page([], server).after("") == ""
+    assert db.Page([], server, "uuid:1-6").after(db.ANYTHING) == "uuid:1-6"
 
 
 def test_unknown_position_reads_from_the_writer(stack):

@@ -75,6 +75,58 @@ def test_elect(states, name):
     assert backup.elect(states) == name
 
 
+# -- Up to when the archive is complete
+
+class Archiving(backup.Server):
+    """A replica with nothing to copy, which comes to have what the primary has or not."""
+
+    def __init__(self, directory, late, primary):
+        super().__init__({'name': 'db2', 'directory': str(directory)})
+        self.late, self.primary, self.statements = late, primary, []
+
+    def sql(self, statement, args=None, connection=None):
+        self.statements.append((statement.split('(')[0], args))
+        if connection == 'gone':
+            raise backup.pymysql.err.OperationalError(2013, 'lost')
+        if 'UTC_TIMESTAMP' in statement:
+            assert connection == self.primary
+            return [{'now': int(backup.seconds(at(50)) * 1e6), 'gtids': A + ':1-40'}]
+        if 'WAIT_FOR' in statement:
+            return [{'late': self.late}]
+        return [{'gtids': A + ':1-30', 'base': '/var/lib/mysql/binlog', 'Log_name': 'binlog.000002'}]
+
+    @staticmethod
+    def previous(path):
+        return G(A + ':1-30')
+
+
+@pytest.mark.parametrize('late, primary, before, until', [
+    # Idle or not: the archive has what the primary had when it was asked.
+    (0, 'db1', at(20), at(50)),
+    # It lags: the last transaction that it has applied and archived, and never less than was certain before.
+    (1, 'db1', at(20), at(40)),
+    (1, 'db1', at(45), at(45)),
+    (0, None, at(45), at(45)),
+    (0, 'gone', at(20), at(40)),
+])
+def test_archived_until(tmp_path, late, primary, before, until):
+    (tmp_path / 'backups' / 'night').mkdir(parents=True)
+    (tmp_path / 'binlogs').mkdir()
+    backup.write(tmp_path / 'backups/night/manifest.json', backup.json.dumps(BACKUP))
+    for one in (log(2), log(3), dict(log(4), server='db3')):
+        backup.write(tmp_path / 'binlogs' / (one['name'] + '.zst.json'), backup.json.dumps(dict({'server': 'db2'}, **one)))
+    backup.write(tmp_path / 'binlogs/db2.state', backup.json.dumps({'time': before, 'gtid_executed': A + ':1-30', 'done': []}))
+    server = Archiving(tmp_path, late, primary)
+    server.archive()
+    assert server.store.archived_until() == until
+    waited = [args for statement, args in server.statements if 'WAIT_FOR' in statement]
+    assert waited == ([(A + ':1-40', backup.CATCH_UP)] if primary == 'db1' else [])
+
+
+def test_nothing_is_certain_before_the_first_transaction():
+    assert backup.complete_until('', '', []) == ''
+
+
 # -- What mysqlbinlog prints
 
 PRINTED = """\

@@ -37,7 +37,8 @@ class FakeMySQL:
         self.variables = {
             'version': '9.7.4', 'server_id': '1' if uuid == A else '2', 'server_uuid': uuid, 'hostname': self.name, 'port': '3306', 'report_host': self.name,
             'read_only': 'OFF', 'super_read_only': 'OFF', 'offline_mode': 'OFF', 'gtid_mode': 'ON', 'enforce_gtid_consistency': 'ON', 'log_bin': 'ON',
-            'binlog_format': 'ROW', 'log_replica_updates': 'ON', 'datadir': '/nowhere/', 'plugin_dir': '/nowhere/', 'innodb_page_size': '16384',
+            'binlog_format': 'ROW', 'log_replica_updates': 'ON', 'sync_binlog': '1', 'innodb_flush_log_at_trx_commit': '1',
+            'datadir': '/nowhere/', 'plugin_dir': '/nowhere/', 'innodb_page_size': '16384',
             'version_compile_os': 'Linux', 'version_compile_machine': 'x86_64',
         }
         self.grants = ['GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost`']
@@ -249,7 +250,7 @@ def test_info_documents_what_it_returns(lab):
     documented = yaml.safe_load(mysql_replication_info.RETURN)
     result = info(lab, peer={'host': 'db1', 'user': 'repl', 'password': PASSWORD})
     assert set(documented) == set(result) - {'changed', 'msg'}
-    for key in ('gtid', 'semi_sync', 'peer'):
+    for key in ('binlog', 'gtid', 'semi_sync', 'peer'):
         assert set(documented[key]['contains']) == set(result[key])
     lab.attach()
     channel = info(lab)['channels'][0]
@@ -298,6 +299,47 @@ def test_info_of_semi_sync(lab):
     assert result['semi_sync']['source_enabled'] and result['semi_sync']['source_active'] is False and result['semi_sync']['yes_tx'] == 7
     assert result['semi_sync']['replica_enabled'] is None and result['semi_sync']['timeout_ms'] == 10000
     assert 'fallen back' in result['problems'][0] and result['semi_sync']['state'] == 'degraded'
+
+
+def test_info_of_the_binary_log(lab):
+    assert info(lab)['binlog'] == {'enabled': True, 'format': 'ROW', 'sync': 1}
+    lab.local.variables.update(log_bin='OFF', sync_binlog='0')
+    assert info(lab)['binlog'] == {'enabled': False, 'format': 'ROW', 'sync': 0}
+
+
+def test_info_judges_what_semi_sync_stands_on(lab):
+    lab.local.schemas = ['app']
+    lab.local.variables.update(rpl_semi_sync_source_enabled='ON', rpl_semi_sync_source_wait_for_replica_count='1', rpl_semi_sync_source_wait_point='AFTER_SYNC')
+    lab.local.status = {'Rpl_semi_sync_source_status': 'ON', 'Rpl_semi_sync_source_clients': '1'}
+    assert info(lab)['problems'] == []
+    lab.local.variables.update(rpl_semi_sync_source_wait_point='AFTER_COMMIT', sync_binlog='0', innodb_flush_log_at_trx_commit='2')
+    problems = info(lab)['problems']
+    assert len(problems) == 3 and all(any('SET GLOBAL ' + cure in problem for problem in problems) for cure in (
+        'rpl_semi_sync_source_wait_point=AFTER_SYNC', 'sync_binlog=1', 'innodb_flush_log_at_trx_commit=1'))
+    # Without it they are the owner's choice.
+    lab.local.variables['rpl_semi_sync_source_enabled'] = 'OFF'
+    assert info(lab)['problems'] == []
+
+
+def test_info_misses_replicas_that_are_expected(lab):
+    lab.local.schemas = ['app']
+    lab.local.replicas = [{'Host': '192.0.2.12', 'Port': 3306, 'Server_Id': 3, 'Replica_UUID': A}]
+    assert info(lab)['problems'] == info(lab, expected_replicas=1)['problems'] == []
+    assert info(lab, expected_replicas=2)['problems'] == ['1 of 2 replicas follow this server (192.0.2.12): the others are down, cut off or stopped']
+    lab.local.replicas = []
+    assert '(none)' in info(lab, expected_replicas=2)['problems'][0]
+    # It is the primary that is followed.
+    lab.local.schemas = []
+    lab.attach()
+    assert info(lab, expected_replicas=2)['problems'] == []
+
+
+def test_info_peer_names_what_cannot_be_saved(lab):
+    lab.attach()
+    lab.local.executed |= {B + ':8', B + ':9'}
+    lab.local.purged = {B + ':1', B + ':8'}
+    peer = info(lab, peer={'host': 'db1', 'user': 'repl'})['peer']
+    assert gtids(peer['errant']) == {B + ':8', B + ':9'} and peer['errant_purged'] == B + ':8'
 
 
 def test_info_peer_names_errant_transactions(lab):

@@ -28,7 +28,7 @@ class Fake:
         self.io = self.sql = bool(source)
         self.user = 'repl'
         self.semi, self.wait_no_replica = True, not source
-        self.errant, self.locked, self.clients = '', False, [71, 72]
+        self.errant, self.locked, self.clients, self.patience = '', False, [71, 72], None
 
     def link(self):
         if not self.source:
@@ -103,7 +103,7 @@ class Connection:
         return 1
 
     def patience(self, seconds):
-        pass
+        self.fake.patience = seconds
 
     def close(self):
         pass
@@ -253,6 +253,51 @@ def test_refusals_touch_nothing(lab, prepare, word):
 def test_missing_privilege(lab, monkeypatch):
     monkeypatch.setattr('%s.GRANTS' % __name__, ['GRANT PROCESS ON *.* TO `x`@`%`'])
     assert 'lacks SYSTEM_VARIABLES_ADMIN' in lab.run()['msg'] and lab.log == []
+
+
+class Clock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        for module in (mysql_switchover, mysql_cluster):
+            monkeypatch.setattr(module, 'time', self)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize('statement', ['WAIT_FOR', 'STOP REPLICA FOR', 'source_enabled', 'wait_no_replica'])
+def test_a_target_that_freezes_after_a_slow_fence_does_not_make_the_pause_longer(lab, monkeypatch, statement):
+    clock, paused, gave_up = Clock(monkeypatch), [], []
+    value, change = Connection.value, Connection.change
+
+    def freeze(connection, sql):
+        if connection.fake.name == 'db2' and paused and statement in sql and not gave_up:
+            clock.now += connection.fake.patience
+            gave_up.append(clock.now)
+            lab.dead.add('db2')
+
+    def slow(connection, sql, args=None):
+        if sql == 'SET GLOBAL read_only = ON':
+            paused.append(clock.now)
+        freeze(connection, sql)
+        change(connection, sql, args)
+        if sql == 'SET GLOBAL super_read_only = ON':
+            clock.now += 4
+
+    def asked(connection, sql, args=None):
+        freeze(connection, sql)
+        return value(connection, sql, args)
+
+    monkeypatch.setattr(Connection, 'change', slow)
+    monkeypatch.setattr(Connection, 'value', asked)
+    result = lab.run()
+    assert result['failed'] and lab.writable() == ['db1'] and result['new_primary'] == 'db1'
+    assert 4 < gave_up[0] - paused[0] <= 5 + mysql_switchover.ON_ITS_WAY
 
 
 def test_unreachable_replica_is_left_behind(lab):

@@ -1,4 +1,4 @@
-"""Writes go to the writer, reads to the reader, and a visitor never misses an own entry."""
+"""Writes go to the writer, reads to the reader, and a visitor never misses an own entry, or one already seen."""
 
 import os
 import threading
@@ -13,6 +13,7 @@ CONNECTION_AGE = 60  # seconds; so that replicas that came back get their share
 WRITE_PATIENCE = 5  # seconds; a planned switch-over is shorter
 READ_PATIENCE = 2
 WAIT_FOR_REPLICA = 0.3  # seconds
+POSITION_LENGTH = 2000  # characters of a GTID set that fit into a cookie; a healthy site's has some hundred at most
 ANYTHING = "*"  # instead of a GTID set: only the writer surely has it
 
 # The connection is gone, or the server is on its way up or down.
@@ -45,6 +46,11 @@ class Behind(Exception):
     """The reader does not have what this visitor has seen yet."""
 
 
+def position(gtid):
+    """What a session remembers of what it has seen."""
+    return gtid if 0 < len(gtid) <= POSITION_LENGTH else ANYTHING
+
+
 @dataclass(frozen=True)
 class Server:
     """Who answered."""
@@ -72,7 +78,12 @@ class Page:
 
     entries: list
     server: Server
+    gtid: str = ""
     stale: bool = False
+
+    def after(self, seen):
+        """What a session that had seen `seen` has seen now: a page shown in need may be older, and lowers nothing."""
+        return position(self.gtid) if self.gtid and not self.stale else seen
 
 
 def code(problem):
@@ -185,7 +196,8 @@ class Database:
         def fetch(cursor):
             cursor.execute("SELECT id, name, text, host, at FROM entries ORDER BY number DESC LIMIT %s", (limit,))
             rows = cursor.fetchall()
-            return Page([dict(zip(("id", "name", "text", "host", "at"), row)) for row in rows], identify(cursor)[0])
+            # After the rows, so that the set covers all that they show.
+            return Page([dict(zip(("id", "name", "text", "host", "at"), row)) for row in rows], *identify(cursor))
 
         def from_reader(cursor):
             if seen:

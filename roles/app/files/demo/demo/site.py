@@ -96,6 +96,11 @@ def create_app(database=None):
             app.logger.error("Writing failed: %s", problem)
             raise ServiceUnavailable(REFUSED if db.code(problem) in db.READ_ONLY else AWAY) from None
 
+    def remember(seen):
+        """Later reads of this session show no less; a cookie is sent when that is something new."""
+        if session.get("seen", "") != seen:
+            session["seen"] = seen
+
     def hops():
         return [
             ("Load balancer", entries.hop(request.headers.get("X-Load-Balancer"))),
@@ -112,6 +117,8 @@ def create_app(database=None):
             status, problem = (503, away.description) if status == 200 else (status, problem)
         if app.secret_key:
             session.setdefault("csrf", secrets.token_urlsafe(16))
+            if page:
+                remember(page.after(session.get("seen", "")))
         return (
             render_template(
                 "index.html",
@@ -169,7 +176,7 @@ def create_app(database=None):
         except (ServiceUnavailable, UnprocessableEntity) as problem:
             # The same id stays in the form: sending it again cannot write it twice.
             return show(problem.code, problem.description, form)
-        session["seen"] = written.gtid if written.gtid and len(written.gtid) <= 2000 else db.ANYTHING
+        remember(db.position(written.gtid))
         flash(f"Thank you! Your entry was {'written' if written.created else 'already there'} on {written.server.name} ({written.server.role}).")
         return redirect("/", 303)
 
