@@ -464,7 +464,8 @@ def lacks(dump: str, before: str, text: str, after: str, family: int, settings: 
     def count(rules: list[str]) -> collections.Counter:
         return collections.Counter(line.split()[1] for line in rules if line.startswith(("-A ", "-I ")))
 
-    held, own, user = count([line for line in lines if line not in _user_jumps(family)]), count(split_tables(before)[0] + split_tables(after)[0]), split_tables(text)[0]
+    held = count([line for line in lines if line not in _user_jumps(family)])
+    own, user = count(split_tables(before)[0] + split_tables(after)[0]), split_tables(text)[0]
     if (any([line for line in lines if line in jumps] != jumps for jumps in _jumps(family))
             or any(line not in lines for line in _user_jumps(family))
             or any(held[chain] < number for chain, number in own.items() if chain.startswith(PREFIX[family] + "-"))):

@@ -127,12 +127,10 @@ EXAMPLES = r"""
     rollback_after: 110
   register: firewall
 
-- name: Connect anew
-  ansible.builtin.wait_for_connection:
-    timeout: 60
-  when: firewall.rollback_armed
+- name: Leave the connection, which the rules do not concern
+  ansible.builtin.meta: reset_connection
 
-- name: Keep the rules
+- name: Keep the rules, over a new connection
   ansible.builtin.command: systemctl stop ufw-rollback.timer
   when: firewall.rollback_armed
 

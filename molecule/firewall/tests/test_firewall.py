@@ -47,8 +47,8 @@ import select, socket, sys, time
 *addresses, ports = sys.argv[1:]
 targets = [(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM), (address, int(port)))
            for address in addresses for port in ports.split(",")]
-end, sent = time.monotonic() + 90, 0
-while not select.select([sys.stdin], [], [], 0.0012)[0] and sent < 60000 and time.monotonic() < end:
+end, sent = time.monotonic() + 240, 0
+while not select.select([sys.stdin], [], [], 0.0012)[0] and sent < 100000 and time.monotonic() < end:
     for sender, target in targets:
         sender.sendto(b"x", target)
     sent += 1
@@ -65,7 +65,8 @@ for port in sys.argv[1:]:
     listener.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
     listener.bind(("", int(port)))
     if port == "5353":
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, "ff02::fb") + struct.pack("@I", socket.if_nametoindex("eth0")))
+        group = socket.inet_pton(socket.AF_INET6, "ff02::fb") + struct.pack("@I", socket.if_nametoindex("eth0"))
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
     counts[listener] = 0
 print("listening", flush=True)
 while True:
@@ -250,19 +251,19 @@ def test_ufw_itself_would_write_the_same(trixie):
     assert "Rules" not in trixie.check_output("ufw limit 22/tcp; ufw delete limit 22/tcp; ufw status verbose | grep -i medium")
 
 
-@pytest.mark.parametrize("command", ["iptables -F ufw-user-input", "ip6tables -F ufw6-before-input && iptables -F ufw-before-input", "iptables -F && iptables -X",
-                                     "iptables -F ufw-user-limit-accept && iptables -D INPUT -j ufw-after-input && iptables -P OUTPUT DROP"])
-def test_rules_that_somebody_flushed_come_back(neighbour, trixie, command):
+def test_rules_that_somebody_flushed_come_back(neighbour, trixie):
     """Nothing slips through while they are missing, as the policy stays, nor while they come back."""
     converge()
     before = held(trixie)
     with prober(address(trixie), address(trixie, 6)) as seen:
-        trixie.check_output(command)
-        assert scan(neighbour, trixie, "8001,8007") in (set(), {8001})
-        assert converge() == 1
-        assert scan(neighbour, trixie, "8001,8007") == {8001}
-    assert seen[8012] == 0
-    assert held(trixie) == before
+        for command in ("iptables -F ufw-user-input", "ip6tables -F ufw6-before-input && iptables -F ufw-before-input", "iptables -F && iptables -X",
+                        "iptables -D INPUT -j ufw-after-input && iptables -F ufw-user-limit-accept && iptables -P OUTPUT DROP"):
+            trixie.check_output(command)
+            assert held(trixie) != before
+            assert converge() == 1
+            assert held(trixie) == before, command
+    assert seen[8012] == 0 and seen[8011] > 0
+    assert scan(neighbour, trixie, "8001,8007") == {8001}
     assert converge() == 0
 
 
@@ -408,7 +409,7 @@ class TestRollback:
     def test_the_role(self, neighbour, trixie, by_ssh):
         before = held(trixie)
         result = play(*by_ssh(self.ADDRESS), "-e", json.dumps(self.ROLE))
-        assert result.returncode != 0 and "See that the rules let a new connection in" in result.stdout.rpartition("TASK")[2]
+        assert result.returncode != 0 and "over a new connection" in result.stdout.rpartition("TASK")[2], result.stdout
         self.back(neighbour, trixie, before)
         assert converge() == 0 and drift(trixie) == ""
 
@@ -422,13 +423,12 @@ class TestRollback:
         assert "Status: inactive" in trixie.check_output("sleep 2; ufw status")
         assert converge() == 1
 
-    @pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
-    def test_a_good_run_leaves_nothing_behind(self, trixie, by_ssh, strategy):
-        if strategy not in (os.environ.get("ANSIBLE_STRATEGY", "linear"), "linear"):
-            pytest.skip("Mitogen is not in use")
-        more = ("-e", json.dumps({"firewall_rules": [{"port": "9000", "proto": "tcp"}]}))
-        assert converge(*by_ssh(self.ADDRESS), *more, ANSIBLE_STRATEGY=strategy) == 1
-        assert self.timers(trixie) == "" and "9000" in trixie.check_output("ufw status")
+    def test_a_good_run_leaves_nothing_behind(self, trixie, by_ssh):
+        """With Mitogen, where that is in use, and without."""
+        for strategy in {"linear", os.environ.get("ANSIBLE_STRATEGY", "linear")}:
+            more = ("-e", json.dumps({"firewall_rules": [{"port": "9000", "proto": "tcp", "comment": strategy}], "firewall_admin_networks": ["198.19.0.0/24"]}))
+            assert converge(*by_ssh(self.ADDRESS), *more, ANSIBLE_STRATEGY=strategy) == 1
+            assert self.timers(trixie) == "" and strategy in trixie.check_output("ufw status")
         assert converge(*by_ssh(self.ADDRESS), *more, ANSIBLE_STRATEGY=strategy) == 0
         assert converge() == 1
 

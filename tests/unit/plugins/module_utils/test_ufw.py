@@ -400,7 +400,8 @@ COMMIT
         assert text == self.BEFORE.replace("-A ufw6-before-input -p udp", "# -A ufw6-before-input -p udp")
         assert ufw.close_discovery(text) == text
 
-    @pytest.mark.parametrize("line", ["-A ufw-before-input -p udp -d 224.0.0.251 --dport 5353 -j ACCEPT", "-A ufw-before-input -p udp -d 239.255.255.250 --dport 1900 -j ACCEPT",
+    @pytest.mark.parametrize("line", ["-A ufw-before-input -p udp -d 224.0.0.251 --dport 5353 -j ACCEPT",
+                                      "-A ufw-before-input -p udp -d 239.255.255.250 --dport 1900 -j ACCEPT",
                                       "-A ufw6-before-input -p udp -d ff02::f --dport 1900 -j ACCEPT"])
     def test_what_ufw_opens_for_discovery(self, line):
         assert ufw.close_discovery("a\n%s\nb" % line) == "a\n# %s\nb" % line
