@@ -13,6 +13,7 @@ followed by the iptables lines that ufw derives from it. Only the tuples are rea
 from __future__ import annotations
 
 import binascii
+import collections
 import ipaddress
 import re
 import typing as t
@@ -22,6 +23,13 @@ ACTIONS = ("allow", "limit", "deny", "reject")
 PROTOCOLS = ("tcp", "udp", "vrrp", "esp", "ah", "gre", "any")
 POLICIES = {"allow": "ACCEPT", "deny": "DROP", "reject": "REJECT"}
 CHAINS = {"incoming": "INPUT", "outgoing": "OUTPUT", "routed": "FORWARD"}
+PREFIX = {4: "ufw", 6: "ufw6"}
+# What ufw hangs into each built-in chain, in this order.
+PRIMARY = ("before-logging", "before", "after", "after-logging", "reject", "track")
+# What ufw loads when it shall not filter IPv6.
+NO_IPV6 = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n-A OUTPUT -o lo -j ACCEPT\nCOMMIT\n"
+# The only doors that before.rules opens to whatever program listens behind them.
+DISCOVERY = re.compile(r"^(?=-A ufw6?-before-input -p udp -d (224\.0\.0\.251|239\.255\.255\.250|ff02::fb?) --dport (5353|1900) -j ACCEPT\s*$)", re.MULTILINE)
 KEYS = ("rule", "from", "to", "port", "proto", "direction", "interface", "log", "comment")
 
 
@@ -278,13 +286,27 @@ def lets_in(rules: list[Rule], default: str, port: int, connection: dict | None 
     return default == "allow"
 
 
-def ssh_problems(lists: dict[int, list[Rule]], default: str, ports: list[int], connection: dict | None) -> list[str]:
-    """Why this rule set would cut SSH; empty when it does not. Each port in ``ports`` must be reachable by somebody,
-    and the ``connection`` in use (with its port) must be accepted again."""
-    problems = []
-    for port in ports:
-        if not any(lets_in(rules, default, port) for rules in lists.values()):
-            problems.append("no rule lets SSH in on port %d" % port)
+def sshd_ports(text: str) -> list[int]:
+    """The ports at which sshd listens for others than this host, of what `ss -Hltnp` prints."""
+    ports = set()
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) > 3 and '"sshd"' in line:
+            address, dummy, port = fields[3].rpartition(":")
+            if port.isdigit() and not re.match(r"127\.|\[::1\]$|\[::ffff:127\.", address):
+                ports.add(int(port))
+    return sorted(ports)
+
+
+def ssh_problems(lists: dict[int, list[Rule]], default: str, ports: list[int], connection: dict | None, listening: t.Iterable[int] = ()) -> list[str]:
+    """Why this rule set would cut SSH; empty when it does not. Each port in ``ports`` must be reachable by somebody, one of those
+    at which sshd is ``listening``, and the ``connection`` in use (with its port) must be accepted again."""
+    def reachable(port: int) -> bool:
+        return any(lets_in(rules, default, port) for rules in lists.values())
+
+    problems = ["no rule lets SSH in on port %d" % port for port in ports if not reachable(port)]
+    if set(listening) - set(ports) and not any(reachable(port) for port in listening):
+        problems.append("sshd listens on port %s, where no rule lets SSH in" % " and ".join(str(port) for port in listening))
     if connection:
         family = ipaddress.ip_address(connection["source"]).version
         if family not in lists or not lets_in(lists[family], default, connection["port"], connection):
@@ -357,17 +379,23 @@ def describe(settings: dict, rules: list[str]) -> str:
     return "\n".join(["%s: %s" % (key, str(value).lower()) for key, value in settings.items()] + rules) + "\n"
 
 
+def policy(settings: dict, direction: str) -> str:
+    """The policy of a built-in chain; there is none that rejects."""
+    target = POLICIES[settings["default_" + direction]]
+    return "DROP" if target == "REJECT" else target
+
+
 def live_rules(text: str, family: int, settings: dict) -> str:
     """A rules file that ufw has written, with the default policies, for one transaction of ip(6)tables-restore.
 
     `ufw default` unloads the firewall and loads it again: packets pass in between. Here both change at once.
     The lines are those of ufw-init-functions.
     """
-    prefix = "ufw6" if family == 6 else "ufw"
+    prefix = PREFIX[family]
     head, tail = [], []
     for direction, chain in CHAINS.items():
         target = POLICIES[settings["default_" + direction]]
-        head.append(":%s %s [0:0]" % (chain, "DROP" if target == "REJECT" else target))
+        head.append(":%s %s [0:0]" % (chain, policy(settings, direction)))
         for kind in ("reject", "track", "skip-to-policy"):
             head.append(":%s-%s-%s - [0:0]" % (prefix, kind, chain.lower()))
         if target == "REJECT":
@@ -379,17 +407,76 @@ def live_rules(text: str, family: int, settings: dict) -> str:
     return "\n".join(body[:1] + head + body[1:-1] + tail + body[-1:]) + "\n"
 
 
-def is_loaded(dump: str, text: str, family: int, incoming: str) -> bool:
-    """Whether the kernel (`iptables -S`) holds what the rules file says: policy, jumps, and the number of user rules.
+def split_tables(text: str) -> tuple[list[str], list[str]]:
+    """The lines of a rules file that count: those inside its table filter, and its other tables whole."""
+    inside, others, table = [], [], ""
+    for line in (line.strip() for line in text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        table = line if line.startswith("*") else table
+        if table != "*filter":
+            others.append(line)
+        elif line not in (table, "COMMIT"):
+            inside.append(line)
+    return inside, others
 
-    The text of the rules cannot be compared, iptables prints it in another form.
+
+def _jumps(family: int) -> list[list[str]]:
+    """The rules by which each built-in chain leads to ufw's."""
+    return [["-A %s -j %s-%s-%s" % (chain, PREFIX[family], kind, chain.lower()) for kind in PRIMARY] for chain in CHAINS.values()]
+
+
+def _user_jumps(family: int) -> list[str]:
+    return ["-A {0}-before-{1} -j {0}-user-{1}".format(PREFIX[family], chain.lower()) for chain in CHAINS.values()]
+
+
+def whole_rules(dump: str, before: str, text: str, after: str, family: int, settings: dict) -> str:
+    """All that ufw loads when it starts, in one transaction, for a kernel that holds what `iptables -S` says.
+
+    `ufw reload` does the same in a second during which packets pass.
     """
-    prefix = "ufw6" if family == 6 else "ufw"
+    present = dump.splitlines()
+    lines = [":%s-%s-%s - [0:0]" % (PREFIX[family], kind, chain.lower()) for kind in PRIMARY for chain in CHAINS.values()]
+    others: list[str] = []
+    for jumps in _jumps(family):
+        there = [line for line in present if line in jumps]
+        if there != jumps:
+            lines += ["-D" + line[2:] for line in there] + jumps
+    for file in (before, after):
+        inside, tables = split_tables(file)
+        lines += inside
+        # Rules of other tables would be there twice, unless ufw's are all gone.
+        others += [] if any(line in jumps for jumps in _jumps(family) for line in present) else tables
+    lines += split_tables(live_rules(text, family, settings))[0] + _user_jumps(family)
+    chains = list(dict.fromkeys(line for line in lines if line.startswith(":")))
+    return "\n".join(["*filter"] + chains + [line for line in lines if not line.startswith(":")] + ["COMMIT"] + others) + "\n"
+
+
+def lacks(dump: str, before: str, text: str, after: str, family: int, settings: dict) -> str:
+    """What the kernel (`iptables -S`) lacks of what the files say: "chains" of ufw's own, "rules" of the user or policies, or nothing.
+
+    Rules are counted; their text cannot be compared, iptables prints it in another form. One line of before.rules may be several there.
+    """
     lines = dump.splitlines()
-    policy = "ACCEPT" if incoming == "allow" else "DROP"
-    if not {"-P INPUT " + policy, "-A INPUT -j %s-before-input" % prefix, "-A %s-before-input -j %s-user-input" % (prefix, prefix)} <= set(lines):
-        return False
-    return all(
-        sum(line.startswith(start) for line in lines) == sum(line.startswith(start) for line in text.splitlines())
-        for start in ("-A %s-user-%s " % (prefix, chain) for chain in ("input", "output", "forward"))
-    )
+    if family == 6 and not settings["ipv6"]:
+        return "" if all("-P %s DROP" % chain in lines for chain in CHAINS.values()) else "chains"
+
+    def count(rules: list[str]) -> collections.Counter:
+        return collections.Counter(line.split()[1] for line in rules if line.startswith(("-A ", "-I ")))
+
+    held = count([line for line in lines if line not in _user_jumps(family)])
+    own, user = count(split_tables(before)[0] + split_tables(after)[0]), split_tables(text)[0]
+    if (any([line for line in lines if line in jumps] != jumps for jumps in _jumps(family))
+            or any(line not in lines for line in _user_jumps(family))
+            or any(held[chain] < number for chain, number in own.items() if chain.startswith(PREFIX[family] + "-"))):
+        return "chains"
+    wanted = count(user)
+    if (any("-P %s %s" % (chain, policy(settings, direction)) not in lines for direction, chain in CHAINS.items())
+            or any(held[chain] != wanted[chain] for chain in (line[1:].split()[0] for line in user if line.startswith(":")))):
+        return "rules"
+    return ""
+
+
+def close_discovery(text: str) -> str:
+    """before.rules without what it lets in for mDNS and UPnP, from whoever sends it."""
+    return DISCOVERY.sub("# ", text)

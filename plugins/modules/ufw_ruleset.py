@@ -16,8 +16,9 @@ description:
   - Makes ufw hold the declared rules, in the declared order, for IPv4 and IPv6, and removes all others.
   - Rules, default policies and logging of a running firewall change in one transaction per address family. ufw is neither reset nor reloaded,
     so that no packet passes unfiltered and no accepted one is dropped meanwhile; established connections stay.
+  - Rules that something else has flushed are loaded again in the same way, and so are ufw's own chains.
   - The first enable happens after all rules are in place.
-  - Refuses a rule set that would keep administrators from coming back by SSH.
+  - Refuses a rule set that would keep administrators from coming back by SSH, and can take one back that did (O(rollback_after)).
   - The time it takes does not depend on the number of rules, and no C(ufw) command runs where nothing has to change.
 options:
   rules:
@@ -36,7 +37,8 @@ options:
     default: []
   exclusive:
     description:
-      - Whether to remove all rules that are not declared, routed ones and those of application profiles too.
+      - Whether to remove all rules that are not declared, routed ones and those of application profiles too,
+        and what C(before.rules) and C(before6.rules) of ufw let in for mDNS and UPnP (commented out there).
       - If V(false), other rules keep their places and declared rules that are missing are added at the end.
     type: bool
     default: true
@@ -68,19 +70,27 @@ options:
   ipv6:
     description:
       - Whether IPv6 is filtered by rules. If V(false), ufw drops all IPv6 but loopback, and IPv6 rules are left out.
-      - Changing it while the firewall is active needs C(ufw reload), during which packets pass unfiltered for about a second.
     type: bool
     default: true
   ssh_ports:
     description:
       - TCP ports on which some rule must let SSH in.
       - Default is the port of the SSH connection in use, else 22.
+      - One of those that sshd listens on must be open in any case.
     type: list
     elements: int
   allow_no_ssh:
     description: Accept a rule set that lets no SSH in, or not the connection in use.
     type: bool
     default: false
+  rollback_after:
+    description:
+      - Seconds after which systemd puts the former rules back, unless C(systemctl stop ufw-rollback.timer) has been called.
+        Call it over a new connection, which proves that the rules let one in.
+      - Until then, another change keeps what is put back, and the time starts again.
+      - V(0) for never. Hosts that systemd has not booted have no such timer.
+    type: int
+    default: 0
 attributes:
   check_mode:
     support: full
@@ -110,6 +120,19 @@ EXAMPLES = r"""
     rules:
       - {port: "22", proto: tcp}
       - {from: 198.19.0.12, proto: vrrp, interface: eth1}
+
+- name: Rules that are taken back if they let nobody in
+  foobar.webstack.ufw_ruleset:
+    rules: "{{ firewall_rules }}"
+    rollback_after: 110
+  register: firewall
+
+- name: Leave the connection, which the rules do not concern
+  ansible.builtin.meta: reset_connection
+
+- name: Keep the rules, over a new connection
+  ansible.builtin.command: systemctl stop ufw-rollback.timer
+  when: firewall.rollback_armed
 
 - name: Show what would change, on any host
   foobar.webstack.ufw_ruleset:
@@ -146,6 +169,14 @@ installed:
   description: Whether ufw is installed. V(false) only in check mode, otherwise the module fails.
   returned: always
   type: bool
+active:
+  description: Whether the firewall was enabled before, with ufw's chains in the kernel.
+  returned: always
+  type: bool
+rollback_armed:
+  description: Whether C(ufw-rollback.timer) runs, of this call or of one before.
+  returned: always
+  type: bool
 """
 
 import fcntl
@@ -159,9 +190,15 @@ from ansible_collections.foobar.webstack.plugins.module_utils import ufw
 DEFAULTS = "/etc/default/ufw"
 CONF = "/etc/ufw/ufw.conf"
 RULES = {4: "/etc/ufw/user.rules", 6: "/etc/ufw/user6.rules"}
+BEFORE = {4: "/etc/ufw/before.rules", 6: "/etc/ufw/before6.rules"}
+AFTER = {4: "/etc/ufw/after.rules", 6: "/etc/ufw/after6.rules"}
 IPTABLES = {4: "iptables", 6: "ip6tables"}
 LOCK = "/run/ufw.lock"  # ufw's own
 SBIN = ["/usr/sbin", "/sbin"]
+ROLLBACK = "/run/ufw-rollback"
+TIMER = "/run/systemd/transient/ufw-rollback.timer"
+SYSTEMD = "/run/systemd/system"
+IPV6 = "/proc/sys/net/ipv6"
 
 
 def read(path):
@@ -206,12 +243,14 @@ def run(module, arguments, **kwargs):
     return out
 
 
-def is_loaded(module, families, settings):
-    """Whether the kernel holds what the files say."""
-    return all(
-        ufw.is_loaded(run(module, [find(module, IPTABLES[family]), "-S"]), read(RULES[family]), family, settings["default_incoming"])
-        for family in families
-    )
+def kernel(module, families):
+    """What the kernel holds, by family, as `iptables -S` prints it."""
+    return {family: run(module, [find(module, IPTABLES[family]), "-S"]) for family in families}
+
+
+def lacking(dumps, settings):
+    """What the kernel lacks of what the files say, by family; see ufw.lacks."""
+    return {family: ufw.lacks(dump, read(BEFORE[family]), read(RULES[family]), read(AFTER[family]), family, settings) for family, dump in dumps.items()}
 
 
 def render(module, program, files, level):
@@ -227,16 +266,43 @@ def render(module, program, files, level):
     return scratch
 
 
+def sshd_ports(module):
+    program = module.get_bin_path("ss", opt_dirs=SBIN)
+    return ufw.sshd_ports(module.run_command([program, "-Hltnp"])[1]) if program else []
+
+
 def guard_ssh(module, lists, default):
-    connection = ssh_connection(module)
+    connection, listening = ssh_connection(module), sshd_ports(module)
     ports = module.params["ssh_ports"]
     if ports is None:
         ports = [connection["port"] if connection else 22]
-    problems = ufw.ssh_problems(lists, default, ports, connection)
+    problems = ufw.ssh_problems(lists, default, ports, connection, listening)
     if problems:
         module.fail_json(msg="Nothing was changed, because these rules would cut SSH: %s. Declare {rule: limit, port: \"%d\", proto: tcp} "
                              "before any rule that denies it, or set allow_no_ssh: true."
-                             % ("; ".join(problems), connection["port"] if connection else ports[0]))
+                             % ("; ".join(problems), connection["port"] if connection else (listening or ports)[0]))
+
+
+def arm(module, paths, first, last, live):
+    """Let systemd put back the files of now, between the commands `first` and `last`, unless somebody stops its timer.
+
+    A timer that runs already keeps what it has, as nobody has confirmed what came after it.
+    """
+    if os.path.exists(TIMER):
+        run(module, [find(module, "systemctl"), "stop", "ufw-rollback.timer"])
+    else:
+        shutil.rmtree(ROLLBACK, ignore_errors=True)
+        os.mkdir(ROLLBACK, 0o700)
+        copies = {path: "%s/%s" % (ROLLBACK, os.path.basename(path)) for path in paths if os.path.exists(path)}
+        for path, copy in copies.items():
+            shutil.copy2(path, copy)
+        for family, text in live.items():
+            write("%s/ipv%d" % (ROLLBACK, family), text)
+            last = last + ["%s-restore -n <%s/ipv%d" % (IPTABLES[family], ROLLBACK, family)]
+        script = ["echo 'Nobody has confirmed the new rules of ufw in time: the former ones come back.'"] + first
+        write(ROLLBACK + "/undo", "\n".join(script + ["cp -p %s %s" % (copy, path) for path, copy in copies.items()] + last) + "\n")
+    run(module, [find(module, "systemd-run"), "--quiet", "--collect", "--unit=ufw-rollback", "--on-active=%d" % module.params["rollback_after"],
+                 "--timer-property=AccuracySec=1s", "/bin/sh", ROLLBACK + "/undo"])
 
 
 def main():
@@ -253,6 +319,7 @@ def main():
             ipv6=dict(type="bool", default=True),
             ssh_ports=dict(type="list", elements="int"),
             allow_no_ssh=dict(type="bool", default=False),
+            rollback_after=dict(type="int", default=0),
         ),
         supports_check_mode=True,
     )
@@ -276,30 +343,42 @@ def main():
     before = ufw.read_settings(defaults, conf)
     after = {key: params[key] for key in before}
     present = {family: ufw.parse_rules(read(path)) for family, path in RULES.items()}
-    families = (4, 6) if after["ipv6"] and os.path.exists("/proc/sys/net/ipv6") else (4,)
+    stacks = (4, 6) if os.path.exists(IPV6) else (4,)
+    families = stacks if after["ipv6"] else (4,)
     wanted = {family: ufw.merge_rules(present[family], declared[family], params["exclusive"]) for family in families}
     new_defaults, new_conf = ufw.write_settings(defaults, conf, after)
+    base = {family: read(BEFORE[family]) for family in families}
+    new_base = {family: ufw.close_discovery(text) if params["exclusive"] else text for family, text in base.items()}
     enable, was_enabled = after["state"] == "enabled", before["state"] == "enabled"
     if enable and not params["allow_no_ssh"]:
         guard_ssh(module, wanted, after["default_incoming"])
 
-    broken = enable and was_enabled and not is_loaded(module, families, before)
+    live = enable and was_enabled
+    dumps = kernel(module, stacks) if live else {}
+    lost = lacking(dumps, before)
+    changed_base = [family for family in families if new_base[family] != base[family]]
     changed_files = [path for path, differs in [(DEFAULTS, new_defaults != defaults), (CONF, new_conf != conf)] if differs]
+    changed_files += [BEFORE[family] for family in changed_base]
     changed_rules = [family for family in families if wanted[family] != present[family]]
-    live = enable and was_enabled and not broken and before["ipv6"] == after["ipv6"]
     commands = []
     if changed_files or changed_rules:
         commands.append("ufw --datadir=DIRECTORY logging " + after["logging"])
-    if live and commands:
-        commands += [IPTABLES[family] + "-restore -n" for family in families]
-    elif enable and not live:
-        commands.append("ufw reload" if was_enabled else "ufw --force enable")
+    # Families of which everything is loaded, and not only the rules and policies.
+    whole = [family for family in dumps if lost[family] == "chains" or family in changed_base or family == 6 and before["ipv6"] != after["ipv6"]]
+    loads = {family: [] if family == 6 and not after["ipv6"] else ["-n"] for family in stacks if family in families or family in whole}
+    if live and (commands or any(lost.values())):
+        commands += [" ".join([IPTABLES[family] + "-restore"] + options) for family, options in loads.items()]
+    elif enable and not was_enabled:
+        commands.append("ufw --force enable")
     elif was_enabled and not enable:
         commands.append("ufw disable")
 
     old, new = ufw.show_rules(present), ufw.show_rules({**present, **wanted})
-    if broken:
-        before["state"] = "enabled, but not loaded"
+    shown = [{**before}, {**after}]
+    if any(lost.values()):
+        shown[0]["state"] = "enabled, but not loaded"
+    for settings, texts in zip(shown, (base, new_base)):
+        settings["discovery"] = "open" if any(ufw.DISCOVERY.search(text) for text in texts.values()) else "closed"
     result = dict(
         changed=bool(commands),
         added=[rule for rule in new if rule not in old],
@@ -307,34 +386,52 @@ def main():
         rules=new,
         commands=commands,
         installed=bool(program),
-        diff=dict(before_header="ufw", after_header="ufw", before=ufw.describe(before, old), after=ufw.describe(after, new)),
+        active=was_enabled and "chains" not in lost.values(),
+        rollback_armed=os.path.exists(TIMER),
+        diff=dict(before_header="ufw", after_header="ufw", before=ufw.describe(shown[0], old), after=ufw.describe(shown[1], new)),
     )
     if module.check_mode or not commands:
         module.exit_json(**result)
 
+    texts, scratch = {family: read(RULES[family]) for family in families}, None
     if changed_files or changed_rules:
         files = {DEFAULTS: new_defaults, CONF: new_conf}
         files.update({RULES[family]: ufw.format_rules(wanted[family]) for family in families})
+        files.update({BEFORE[family]: new_base[family] for family in changed_base})
         scratch = render(module, program, files, after["logging"])
         texts = {family: read(scratch + RULES[family]) for family in families}
-        lost = [rule for family in families for rule in set(wanted[family]) - set(ufw.parse_rules(texts[family]))]
-        if lost:
-            module.fail_json(msg="Nothing was changed. This ufw does not know: " + "; ".join(ufw.show_rule(rule) for rule in lost))
-        if live:
-            for options in (["-n", "--test"], ["-n"]):
-                for family in families:
-                    run(module, [find(module, IPTABLES[family] + "-restore")] + options, data=ufw.live_rules(texts[family], family, after))
+        unknown = [rule for family in families for rule in set(wanted[family]) - set(ufw.parse_rules(texts[family]))]
+        if unknown:
+            module.fail_json(msg="Nothing was changed. This ufw does not know: " + "; ".join(ufw.show_rule(rule) for rule in unknown))
+    inputs = {}
+    for family in loads if live else ():
+        if family not in families:
+            inputs[family] = ufw.NO_IPV6
+        elif family in whole:
+            inputs[family] = ufw.whole_rules(dumps[family], new_base[family], texts[family], read(AFTER[family]), family, after)
+        else:
+            inputs[family] = ufw.live_rules(texts[family], family, after)
+    for family, text in inputs.items():
+        run(module, [find(module, IPTABLES[family] + "-restore")] + loads[family] + ["--test"], data=text)
+    if enable and params["rollback_after"] and os.path.isdir(SYSTEMD):
+        undo = {family: ufw.live_rules(read(RULES[family]), family, before) for family in families} if live and not whole else {}
+        arm(module, [DEFAULTS, CONF] + [path[family] for path in (RULES, BEFORE) for family in stacks],
+            [] if was_enabled else ["ufw disable"], ["ufw reload"] if whole else [], undo)
+        result["rollback_armed"] = True
+    for family, text in inputs.items():
+        run(module, [find(module, IPTABLES[family] + "-restore")] + loads[family], data=text)
+    if scratch:
         for path in changed_files + [RULES[family] for family in families]:
             module.atomic_move(scratch + path, path)
 
     lock.close()  # what follows takes it
     if enable and not live:
-        run(module, [program] + commands[-1].split()[1:])
-        if not is_loaded(module, families, after):
-            module.fail_json(msg="ufw is enabled, but the kernel does not hold its rules: something else has removed its chains. "
-                                 "Reboot, or run: iptables -F; iptables -X; ip6tables -F; ip6tables -X; ufw reload")
+        run(module, [program, "--force", "enable"])
     elif was_enabled and not enable:
         run(module, [program, "disable"])
+    if enable and any(lacking(kernel(module, stacks), after).values()):
+        module.fail_json(msg="ufw is enabled, but the kernel does not hold its rules: something else has removed its chains. "
+                             "Reboot, or run: iptables -F; iptables -X; ip6tables -F; ip6tables -X; ufw reload")
     module.exit_json(**result)
 
 

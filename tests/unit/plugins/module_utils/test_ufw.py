@@ -325,28 +325,106 @@ class TestLive:
             "-A ufw6-skip-to-policy-forward -j DROP",
         ]
 
-    DUMP = """\
--P INPUT DROP
--P FORWARD DROP
--P OUTPUT ACCEPT
--N ufw6-user-input
--A INPUT -j ufw6-before-input
--A ufw6-before-input -j ufw6-user-input
--A ufw6-user-input -p tcp -m tcp --dport 22 -j ACCEPT
+    BEFORE = """\
+*nat
+-A POSTROUTING -j MASQUERADE
+COMMIT
+*filter
+:ufw6-before-input - [0:0]
+# comment
+-A ufw6-before-input -i lo -j ACCEPT
+-A ufw6-before-input -p udp -d ff02::fb --dport 5353 -j ACCEPT
+COMMIT
 """
+    AFTER = "*filter\n:ufw6-after-input - [0:0]\n-A ufw6-after-input -p udp --dport 137 -j ufw6-skip-to-policy-input\nCOMMIT\n"
+    SETTINGS = {"default_incoming": "deny", "default_outgoing": "allow", "default_routed": "deny", "ipv6": True}
+    DUMP = "\n".join(
+        ["-P INPUT DROP", "-P FORWARD DROP", "-P OUTPUT ACCEPT", "-N ufw6-user-input"]
+        + ["-A %s -j ufw6-%s-%s" % (chain, kind, chain.lower()) for chain in ("INPUT", "FORWARD", "OUTPUT")
+           for kind in ("before-logging", "before", "after", "after-logging", "reject", "track")]
+        + ["-A ufw6-before-input -i lo -j ACCEPT", "-A ufw6-before-input -d ff02::fb/128 -p udp -m udp --dport 5353 -j ACCEPT"]
+        + ["-A ufw6-before-%s -j ufw6-user-%s" % (chain, chain) for chain in ("input", "forward", "output")]
+        + ["-A ufw6-after-input -p udp -m udp --dport 137 -j ufw6-skip-to-policy-input", "-A ufw6-user-input -p tcp -m tcp --dport 22 -j ACCEPT"]) + "\n"
+
+    def lacks(self, dump, **settings):
+        return ufw.lacks(dump, self.BEFORE, self.FILE, self.AFTER, 6, {**self.SETTINGS, **settings})
+
+    def whole(self, dump):
+        return ufw.whole_rules(dump, self.BEFORE, self.FILE, self.AFTER, 6, self.SETTINGS).splitlines()
 
     def test_loaded(self):
-        assert ufw.is_loaded(self.DUMP, self.FILE, 6, "deny")
+        assert self.lacks(self.DUMP) == ""
+        assert self.lacks("-A INPUT -j other\n" + self.DUMP + "-A ufw6-before-input -j other\n") == ""
 
-    @pytest.mark.parametrize("line", [0, 4, 5, 6])
+    @pytest.mark.parametrize("line", range(len(DUMP.splitlines())))
     def test_not_loaded_when_a_part_is_missing(self, line):
         lines = self.DUMP.splitlines()
-        del lines[line]
-        assert not ufw.is_loaded("\n".join(lines), self.FILE, 6, "deny")
+        gone = lines.pop(line)
+        assert self.lacks("\n".join(lines)) == ("" if gone.startswith("-N") else "rules" if gone.startswith(("-P", "-A ufw6-user")) else "chains")
 
     def test_not_loaded_with_another_policy_or_one_rule_more(self):
-        assert not ufw.is_loaded(self.DUMP, self.FILE, 6, "allow")
-        assert not ufw.is_loaded(self.DUMP + "-A ufw6-user-input -j ACCEPT\n", self.FILE, 6, "deny")
+        assert self.lacks(self.DUMP, default_incoming="allow") == self.lacks(self.DUMP, default_routed="allow") == "rules"
+        assert self.lacks(self.DUMP + "-A ufw6-user-input -j ACCEPT\n") == "rules"
+
+    def test_not_loaded_in_another_order(self):
+        first, second = "-A INPUT -j ufw6-before-input\n", "-A INPUT -j ufw6-after-input\n"
+        assert self.lacks(self.DUMP.replace(first + second, second + first)) == "chains"
+
+    def test_ipv6_switched_off(self):
+        assert self.lacks(ufw.NO_IPV6.replace(" [0:0]", "").replace(":", "-P "), ipv6=False) == ""
+        assert self.lacks(self.DUMP, ipv6=False) == "chains"
+
+    def test_everything_is_one_transaction(self):
+        lines = self.whole("-P INPUT DROP\n-A INPUT -j other\n")
+        filters, nat = lines[:lines.index("COMMIT") + 1], lines[lines.index("COMMIT") + 1:]
+        assert nat == ["*nat", "-A POSTROUTING -j MASQUERADE", "COMMIT"]
+        rules = [line for line in filters if line.startswith("-")]
+        assert filters == ["*filter"] + [line for line in filters if line.startswith(":")] + rules + ["COMMIT"]
+        assert len({line for line in filters if line.startswith(":")}) + len(rules) + 2 == len(filters), "no chain twice"
+        assert set(self.whole("")) >= set(ufw.live_rules(self.FILE, 6, self.SETTINGS).splitlines())
+        assert rules.index("-A ufw6-before-input -p udp -d ff02::fb --dport 5353 -j ACCEPT") < rules.index("-A ufw6-before-input -j ufw6-user-input")
+        assert [line for line in self.DUMP.splitlines() if line.startswith("-A INPUT")] == [line for line in rules if "INPUT" in line]
+
+    def test_what_is_there_is_not_added_again(self):
+        lines = self.whole(self.DUMP)
+        assert not any(" INPUT -j" in line or line == "*nat" for line in lines)
+        assert "-A ufw6-before-input -j ufw6-user-input" in lines
+
+    def test_jumps_in_another_order_are_made_anew(self):
+        lines = self.whole("-A INPUT -j ufw6-after-input\n-A INPUT -j ufw6-after-input\n-A INPUT -j other\n")
+        assert [line for line in lines if " INPUT -j" in line] == ["-D INPUT -j ufw6-after-input"] * 2 + [
+            line for line in self.DUMP.splitlines() if line.startswith("-A INPUT")]
+
+    def test_discovery_is_closed_once(self):
+        text = ufw.close_discovery(self.BEFORE)
+        assert text == self.BEFORE.replace("-A ufw6-before-input -p udp", "# -A ufw6-before-input -p udp")
+        assert ufw.close_discovery(text) == text
+
+    @pytest.mark.parametrize("line", ["-A ufw-before-input -p udp -d 224.0.0.251 --dport 5353 -j ACCEPT",
+                                      "-A ufw-before-input -p udp -d 239.255.255.250 --dport 1900 -j ACCEPT",
+                                      "-A ufw6-before-input -p udp -d ff02::f --dport 1900 -j ACCEPT"])
+    def test_what_ufw_opens_for_discovery(self, line):
+        assert ufw.close_discovery("a\n%s\nb" % line) == "a\n# %s\nb" % line
+        assert ufw.close_discovery(line.replace("udp", "tcp")) == line.replace("udp", "tcp")
+
+
+class TestSshd:
+    def test_ports(self):
+        assert ufw.sshd_ports("""\
+LISTEN 0 128          0.0.0.0:2222      0.0.0.0:*    users:(("sshd",pid=100,fd=3))
+LISTEN 0 128             [::]:2222         [::]:*    users:(("sshd",pid=100,fd=4))
+LISTEN 0 128  198.19.0.21%eth0:22       0.0.0.0:*    users:(("sshd",pid=100,fd=5),("systemd",pid=1,fd=50))
+LISTEN 0 128        127.0.0.1:6010      0.0.0.0:*    users:(("sshd",pid=200,fd=9))
+LISTEN 0 128            [::1]:6010         [::]:*    users:(("sshd",pid=200,fd=8))
+LISTEN 0 511          0.0.0.0:80        0.0.0.0:*    users:(("nginx",pid=300,fd=6))
+""") == [22, 2222]
+        assert ufw.sshd_ports("") == []
+
+    def test_one_of_them_is_enough(self):
+        lists = declare({"port": "22", "proto": "tcp"})[0]
+        assert ufw.ssh_problems(lists, "deny", [22], None, [22, 2222]) == []
+        assert ufw.ssh_problems(lists, "deny", [22], None, [2222]) == ["sshd listens on port 2222, where no rule lets SSH in"]
+        assert ufw.ssh_problems(lists, "allow", [22], None, [2222]) == []
 
 
 def test_describe():

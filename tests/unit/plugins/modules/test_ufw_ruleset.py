@@ -22,24 +22,42 @@ class Host:
     """A directory in place of /etc, and commands that are only written down."""
 
     def __init__(self, root, monkeypatch):
-        self.root, self.monkeypatch = root, monkeypatch
-        self.commands, self.warnings, self.fails, self.installed, self.loaded = [], [], (), True, True
+        self.root, self.monkeypatch, self.inputs = root, monkeypatch, {}
+        self.commands, self.warnings, self.fails, self.installed, self.lost = [], [], (), True, {}
         for name, path in (("DEFAULTS", "/etc/default/ufw"), ("CONF", "/etc/ufw/ufw.conf")):
             monkeypatch.setattr(ufw_ruleset, name, str(root) + path)
         monkeypatch.setattr(ufw_ruleset.os, "geteuid", lambda: 0)
         monkeypatch.setattr(ufw_ruleset, "LOCK", str(root) + "/ufw.lock")
         monkeypatch.setattr(ufw_ruleset, "RULES", {4: str(root) + "/etc/ufw/user.rules", 6: str(root) + "/etc/ufw/user6.rules"})
+        for name, file in (("BEFORE", "before"), ("AFTER", "after")):
+            monkeypatch.setattr(ufw_ruleset, name, {4: "%s/etc/ufw/%s.rules" % (root, file), 6: "%s/etc/ufw/%s6.rules" % (root, file)})
+            for path in getattr(ufw_ruleset, name).values():
+                self.write(path.partition("/etc/")[2], "*filter\nCOMMIT\n")
+        for name in ("ROLLBACK", "TIMER"):
+            monkeypatch.setattr(ufw_ruleset, name, "%s/%s" % (root, name.lower()))
+        for name in ("SYSTEMD", "IPV6"):
+            monkeypatch.setattr(ufw_ruleset, name, str(root))
         self.write("default/ufw", 'IPV6=yes\nDEFAULT_INPUT_POLICY="DROP"\nDEFAULT_OUTPUT_POLICY="ACCEPT"\nDEFAULT_FORWARD_POLICY="DROP"\n')
         self.write("ufw/ufw.conf", "ENABLED=no\nLOGLEVEL=low\n")
         self.write("ufw/user.rules", ufw.format_rules([]))
         self.write("ufw/user6.rules", ufw.format_rules([]))
-        monkeypatch.setattr(ufw_ruleset, "is_loaded", lambda *args: self.loaded)
+        monkeypatch.setattr(ufw_ruleset, "lacking", self.lacking)
+        monkeypatch.setattr(ufw_ruleset, "kernel", lambda module, families: {family: "" for family in families})
         monkeypatch.setattr(ufw_ruleset, "ssh_connection", lambda module: None)
+        monkeypatch.setattr(ufw_ruleset, "sshd_ports", lambda module: [])
+
+    def lacking(self, dumps, settings):
+        """What is loaded is no longer lacking, unless that fails."""
+        lost = {} if any("restore -n" in command and "--test" not in command for command in self.commands) else self.lost
+        return {family: lost.get(family, "") for family in dumps}
 
     def write(self, path, text):
         file = self.root / "etc" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+
+    def undo(self):
+        return pathlib.Path(ufw_ruleset.ROLLBACK, "undo").read_text().splitlines()[1:]
 
     def rules(self, *rules):
         lists = ufw.expand_rules(list(rules))[0]
@@ -60,6 +78,10 @@ class Host:
 
             def run_command(self, args, **kwargs):
                 host.commands.append(" ".join(args))
+                if kwargs.get("data"):
+                    host.inputs[" ".join(args)] = kwargs["data"]
+                if args[0] == "systemd-run":
+                    pathlib.Path(ufw_ruleset.TIMER).touch()
                 return (1, "", "no") if args[0] in host.fails else (0, "", "")
 
             def atomic_move(self, src, dest):
@@ -141,7 +163,7 @@ def test_rules_that_the_kernel_refuses_change_nothing(host):
 def test_first_enable_and_its_failure(host):
     host.run(check=False, rules=[SSH])
     assert host.commands[-1] == "ufw --force enable" and not any("restore" in command for command in host.commands)
-    host.loaded = False
+    host.lost = {4: "chains"}
     host.write("ufw/ufw.conf", "ENABLED=no\nLOGLEVEL=low\n")
     assert "the kernel does not hold its rules" in host.run(check=False, rules=[SSH])["msg"]
 
@@ -161,19 +183,99 @@ def test_ipv6_off(host):
     assert result["added"] == [] and "ipv6: false" in result["diff"]["after"]
 
 
-def test_ipv6_switched_on_a_running_firewall_needs_a_reload(host):
+def test_ipv6_switched_on_a_running_firewall_needs_no_reload(host):
     host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
     host.rules(SSH)
-    assert host.run(rules=[SSH], ipv6=False)["commands"][-1] == "ufw reload"
+    assert host.run(check=False, rules=[SSH], ipv6=False)["commands"][1:] == ["iptables-restore -n", "ip6tables-restore"]
+    assert host.inputs["ip6tables-restore"] == ufw.NO_IPV6
+    assert not host.run(check=False, rules=[SSH], ipv6=False)["changed"]
+    assert host.run(check=False, rules=[SSH])["commands"][1:] == ["iptables-restore -n", "ip6tables-restore -n"]
+    assert "-A INPUT -j ufw6-before-input" in host.inputs["ip6tables-restore -n"]
 
 
-def test_rules_that_the_kernel_lost_are_loaded_again(host):
+@pytest.mark.parametrize("lost, active, jumps", [("rules", True, False), ("chains", False, True)])
+def test_what_the_kernel_lost_is_loaded_again_without_a_reload(host, lost, active, jumps):
     host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
     host.rules(SSH)
-    host.loaded = False
-    result = host.run(rules=[SSH])
-    assert result["changed"] and result["commands"] == ["ufw reload"]
-    assert "state: enabled, but not loaded" in result["diff"]["before"]
+    host.lost = {4: lost}
+    result = host.run(check=False, rules=[SSH])
+    assert result["changed"] and result["active"] == active
+    assert result["commands"] == ["iptables-restore -n", "ip6tables-restore -n"]
+    assert ("-A INPUT -j ufw-before-input" in host.inputs["iptables-restore -n"]) == jumps
+    assert "-j ufw6-before-input" not in host.inputs["ip6tables-restore -n"]
+    assert "state: enabled, but not loaded" in result["diff"]["before"] and "not loaded" not in result["diff"]["after"]
+
+
+def test_mdns_and_upnp_are_closed_unless_not_exclusive(host):
+    host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
+    host.rules(SSH)
+    host.write("ufw/before.rules", "*filter\n-A ufw-before-input -p udp -d 224.0.0.251 --dport 5353 -j ACCEPT\nCOMMIT\n")
+    assert not host.run(check=False, rules=[SSH], exclusive=False)["changed"]
+    result = host.run(check=False, rules=[SSH])
+    assert "discovery: open" in result["diff"]["before"] and "discovery: closed" in result["diff"]["after"]
+    assert "-A INPUT -j ufw-before-input" in host.inputs["iptables-restore -n"] and "5353" not in host.inputs["iptables-restore -n"]
+    assert "\n# -A ufw-before-input" in pathlib.Path(ufw_ruleset.BEFORE[4]).read_text()
+    assert not host.run(check=False, rules=[SSH])["changed"]
+
+
+class TestRollback:
+    def test_armed_after_the_test_and_before_the_change(self, host):
+        host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
+        host.rules(SSH)
+        assert host.run(check=False, rules=[SSH, {"port": "80", "proto": "tcp"}], rollback_after=110)["rollback_armed"]
+        assert [command.split()[0] for command in host.commands[1:]] == ["iptables-restore", "ip6tables-restore", "systemd-run", "iptables-restore",
+                                                                         "ip6tables-restore"]
+        assert "--on-active=110" in host.commands[3]
+        *copies, ipv4, ipv6 = host.undo()
+        assert [copy.split()[0] for copy in copies] == ["cp"] * 6
+        rollback = ufw_ruleset.ROLLBACK
+        assert (ipv4, ipv6) == (f"iptables-restore -n <{rollback}/ipv4", f"ip6tables-restore -n <{rollback}/ipv6")
+        assert len(ufw.parse_rules(pathlib.Path(rollback, "user.rules").read_text())) == 1
+        assert "tuple ### allow tcp 80 " not in pathlib.Path(rollback, "ipv4").read_text()
+        assert "tuple ### allow tcp 80 " in pathlib.Path(ufw_ruleset.RULES[4]).read_text()
+
+    def test_first_enable_and_missing_chains(self, host):
+        host.run(check=False, rules=[SSH], rollback_after=110)
+        assert host.undo()[0] == "ufw disable" and host.undo()[-1].startswith("cp ")
+        pathlib.Path(ufw_ruleset.TIMER).unlink()
+        host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
+        host.lost = {4: "chains"}
+        host.run(check=False, rules=[SSH], rollback_after=110)
+        assert host.undo()[-1] == "ufw reload"
+
+    def test_a_second_change_keeps_what_is_put_back(self, host):
+        host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
+        host.rules(SSH)
+        host.run(check=False, rules=[SSH, {"port": "80", "proto": "tcp"}], rollback_after=110)
+        undo = host.undo()
+        host.run(check=False, rules=[SSH, {"port": "81", "proto": "tcp"}], rollback_after=110)
+        assert host.undo() == undo and host.commands.count("systemctl stop ufw-rollback.timer") == 1
+        assert "tuple ### allow tcp 80 " not in pathlib.Path(ufw_ruleset.ROLLBACK, "user.rules").read_text()
+
+    def test_a_timer_that_a_cut_off_run_left_is_told(self, host):
+        host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
+        host.rules(SSH)
+        assert not host.run(rules=[SSH], rollback_after=110)["rollback_armed"]
+        pathlib.Path(ufw_ruleset.TIMER).touch()
+        result = host.run(rules=[SSH], rollback_after=110)
+        assert result["rollback_armed"] and not result["changed"]
+
+    @pytest.mark.parametrize("params", [{"rules": [SSH]}, {"rules": [], "state": "disabled", "rollback_after": 110}])
+    def test_not_armed_unless_asked_for_nor_where_the_firewall_is_switched_off(self, host, params):
+        host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
+        result = host.run(check=False, **params)
+        assert result["changed"] and not result["rollback_armed"]
+
+    def test_nothing_is_changed_where_it_cannot_be_armed(self, host):
+        host.write("ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
+        host.fails = ("systemd-run",)
+        assert host.run(check=False, rules=[SSH], rollback_after=110)["failed"]
+        assert "iptables-restore -n" not in host.commands and ufw.parse_rules(pathlib.Path(ufw_ruleset.RULES[4]).read_text()) == []
+
+    def test_without_systemd(self, host, monkeypatch):
+        monkeypatch.setattr(ufw_ruleset, "SYSTEMD", "/nonexistent")
+        result = host.run(check=False, rules=[SSH], rollback_after=110)
+        assert result["changed"] and not result["rollback_armed"]
 
 
 def test_disable(host):
@@ -235,6 +337,13 @@ def test_the_port_of_the_connection_in_use_counts(host, monkeypatch):
     monkeypatch.setattr(ufw_ruleset, "ssh_connection", lambda module: connection)
     assert "from 198.19.0.1 to port 2222" in host.run(rules=[SSH])["msg"]
     assert host.run(rules=[{"port": "2222", "proto": "tcp"}])["changed"]
+
+
+def test_the_port_that_sshd_listens_on_counts(host, monkeypatch):
+    monkeypatch.setattr(ufw_ruleset, "sshd_ports", lambda module: [2222])
+    message = host.run(rules=[SSH], ssh_ports=[22])["msg"]
+    assert "sshd listens on port 2222, where no rule lets SSH in. Declare {rule: limit, port: \"2222\"" in message
+    assert host.run(rules=[SSH, {"port": "2222", "proto": "tcp"}], ssh_ports=[22])["changed"]
 
 
 def test_rules_left_by_others_count_for_ssh(host):
