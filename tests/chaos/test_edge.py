@@ -11,7 +11,7 @@ import time
 import lab
 import pytest
 
-from chaos import ROUNDS, docker, holders, play, report, running
+from chaos import ROUNDS, docker, holders, play, report, running, vip_moves
 from visitors import Visitors, figures
 
 JUDGED = ROUNDS > 1
@@ -96,6 +96,20 @@ def test_hand_over(what):
     if JUDGED:
         # The prober itself is a step of 5 ms, and the machine is shared.
         assert statistics.median(gaps) <= wanted + 10
+
+
+@pytest.mark.long
+def test_nobody_takes_over_where_load_balancers_are_overloaded():
+    """Eight programs on each that compute without end, on the two cores that all hosts share."""
+    seconds, start = 600 if JUDGED else 60, time.time()
+    for name in EDGE:
+        docker("exec", "--detach", name, "bash", "-c", f"for i in {{1..8}}; do timeout {seconds} sh -c 'while :; do :; done' & done; wait")
+    with Visitors(20) as visitors:
+        time.sleep(seconds)
+    moves = vip_moves(start)
+    report(f"load balancers overloaded for {seconds} s", false_takeovers=len(moves), **figures(visitors.numbers))
+    assert moves == []
+    visitors.nobody_failed()
 
 
 def under_load(fault, seconds, repair=lambda: None):
