@@ -381,6 +381,7 @@ class Node:
     def __init__(self, server, params):
         self.name, self.host, self.port = server['name'], server['host'], server['port']
         self.params = params
+        self.timeout = params['connect_timeout']
         self.db = self.aux = self.error = None
 
     def __str__(self):
@@ -391,7 +392,7 @@ class Node:
         # The driver waits for the greeting as long as for any answer: a frozen server must not take more than the timeout.
         db = mysql.connect(user=p['login_user'], password=p['login_password'], host=self.host, port=self.port, tls=True, ca=p['ca_cert'],
                            cert=p['client_cert'], key=p['client_key'], check_hostname=p['check_hostname'],
-                           connect_timeout=p['connect_timeout'], read_timeout=p['connect_timeout'])
+                           connect_timeout=self.timeout, read_timeout=self.timeout)
         db.patience(PATIENCE)
         return db
 

@@ -26,7 +26,9 @@ options:
         then the order of O(servers) counts.
     type: str
   primary:
-    description: Name of the dead primary. By default the server that the replicas follow.
+    description:
+      - Name of the dead primary. By default the server that the replicas follow.
+      - Where it is named, its login is given one second at most, whatever O(connect_timeout) gives the others.
     type: str
   allow_data_loss:
     description:
@@ -207,6 +209,9 @@ class Failover(mysql_cluster.Cluster):
             problems.append('new_primary and primary are both %s' % p['primary'])
         if problems:
             raise Refusal(problems)
+        if p['primary']:
+            # The replicas are asked as well whether it lives, and every second of this is one without writes.
+            self.node(p['primary']).timeout = min(1, p['connect_timeout'])
         with self.phase('look'):
             self.connect()
             self.read()
