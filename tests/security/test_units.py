@@ -6,13 +6,14 @@ import lab
 import pytest
 from attacker import everywhere
 
-AGENT = {"vmagent": 2.0, "prometheus-node-exporter": 2.0, "webstack-metrics": 2.0, "rsyslog": 4.5}
+AGENT = {"vmagent": 2.0, "prometheus-node-exporter": 2.0, "webstack-metrics": 2.0,
+         # As the package leaves it.
+         "rsyslog": 4.5}
 LIMITS = {
     "loadbalancers": {"haproxy": 3.0, "keepalived": 3.0, "certbot": 3.0},
     "web": {"nginx": 3.0, "prometheus-nginx-exporter": 2.0},
     "app": {"app": 1.5, "app-next": 1.5, "haproxy": 3.0},
-    # As the package leaves it.
-    "database": {"mysql": 9.2, "mysql-role-check": 1.5, "mysql-role-keeper": 1.5, "mysql-certificate": 2.0, "mysql-backup": 2.0, "mysql-backup-archive": 2.0,
+    "database": {"mysql": 2.5, "mysql-role-check": 1.5, "mysql-role-keeper": 1.5, "mysql-certificate": 2.0, "mysql-backup": 2.0, "mysql-backup-archive": 2.0,
                  "prometheus-mysqld-exporter": 2.0},
     "monitoring": {"prometheus": 2.0, "prometheus-alertmanager": 2.0},
 }

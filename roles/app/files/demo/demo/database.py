@@ -17,7 +17,7 @@ POSITION_LENGTH = 2000  # characters of a GTID set that fit into a cookie; a hea
 ANYTHING = "*"  # instead of a GTID set: only the writer surely has it
 
 # The connection is gone, or the server is on its way up or down.
-LOST = {0, 1040, 1047, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 3032, 3169, 4031}
+LOST = {0, 1040, 1047, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 3032, 3169, 4031}
 # This server does not write (any more): another one does, or soon will.
 READ_ONLY = {1290, 1792, 1836}
 # An earlier attempt of the same write still holds its lock.
