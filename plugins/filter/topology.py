@@ -338,8 +338,8 @@ def webstack_database_topology(hostvars, names, created_before=None):
         result["replicas"] = [server["name"] for server in states if server["name"] != writable[0] and server["state"] != "unreachable"]
     elif unreachable:
         result["problem"] = (
-            "no database server is writable and %s cannot be reached: it may be the primary. "
-            "Bring it back, or take it out of group 'database' if it is gone for good" % " and ".join(unreachable)
+            "no database server is writable and %s cannot be reached: it may be the primary. Bring it back, "
+            "or take it out of group 'database' if it is gone for good; where --limit left it out, write --limit database" % " and ".join(unreachable)
         )
     elif read_only:
         result["problem"] = (
