@@ -63,6 +63,19 @@ def test_an_entry_is_kept_from_stage_to_stage():
     assert lab.wait_for(lambda: kept.read_text() in [row["text"] for row in lab.site("/api/entries?limit=1000").json["entries"]])
 
 
+def test_the_runs_showed_no_secret():
+    """With -vvv and --diff: the first one, which writes every file, and the one that changes nothing."""
+    log = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "ansible.log").read_text()
+    assert "--- before" in log and "the output has been hidden" in log
+    credentials = Path(lab.LAB["vars"]["webstack_credentials_dir"])
+    secrets = {path.name: path.read_text().strip() for path in credentials.iterdir() if path.name.endswith(("_password", "_key", ".key"))}
+    # The second line of a private key is its own.
+    secrets = {name: text.splitlines()[1] if "PRIVATE KEY" in text else text for name, text in secrets.items()}
+    secrets["dns_record_key_secret"] = lab.LAB["vars"]["dns_record_key_secret"]
+    assert len(secrets) >= 4 and all(len(text) >= 20 for text in secrets.values())
+    assert [name for name, text in secrets.items() if text in log] == []
+
+
 def test_the_status_playbook_finds_nothing_wrong(tmp_path):
     """But for alerts, which may still fire for what another test broke."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
