@@ -86,11 +86,11 @@ def whole():
         asked(names[0], "SELECT VARIABLE_VALUE FROM performance_schema.global_status WHERE VARIABLE_NAME = 'Rpl_semi_sync_source_clients'") == str(len(DATABASES) - 1)
 
 
-def long_write(statement):
+def long_write(statement, sessions=1):
     """As the app would, through the writer port."""
-    program = ("import os, pymysql, ssl; e = os.environ; pymysql.connect(host=e['DB_WRITER_HOST'], port=int(e['DB_WRITER_PORT']), user=e['DB_USER'],"
-               " password=e['DB_PASSWORD'], database=e['DB_NAME'], autocommit=True, ssl=ssl.create_default_context(cafile=e['DB_SSL_CA']))"
-               f".cursor().execute({statement!r})")
+    program = ("import os, pymysql, ssl, threading; e = os.environ; write = lambda: pymysql.connect(host=e['DB_WRITER_HOST'], port=int(e['DB_WRITER_PORT']),"
+               " user=e['DB_USER'], password=e['DB_PASSWORD'], database=e['DB_NAME'], autocommit=True, ssl=ssl.create_default_context(cafile=e['DB_SSL_CA']))"
+               f".cursor().execute({statement!r}); [threading.Thread(target=write).start() for _ in range({sessions})]")
     docker("exec", "--detach", lab.HOSTS["app"][0], "bash", "-c", 'set -a; . /etc/app/environment; exec python3 -c "$0"', program)
 
 
@@ -173,15 +173,15 @@ class Load:
         return max((later - earlier for earlier, later in zip(times, times[1:])), default=float("inf"))
 
     def lost(self):
-        """Keys that were acknowledged and are not there once on every server that answers; and those that nobody knows of and that are there twice."""
+        """(server, key, times) where a key that was acknowledged is not there once, or one that nobody knows of is there twice. Servers that do not answer are left out."""
         acks, unknown, found = set(self.acks()), self.unknown(), set()
         executed = lab.sql(primary(), r"SELECT REPLACE(@@GLOBAL.gtid_executed, '\n', '')")
         for name in DATABASES:
             if asked(name, "SELECT 1"):
-                # A replica may still be applying; the primary has it all.
-                lab.sql(name, f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{executed}', 30)")
+                # A replica may still be applying, and one whose disk was full looks for room once a minute; the primary has it all.
+                lab.sql(name, f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{executed}', 120)")
                 there = Counter(lab.sql(name, f"SELECT id FROM {self.table}").splitlines())
-                found |= {key for key in acks if there[key] != 1} | {key for key in unknown if there[key] > 1}
+                found |= {(name, key, there[key]) for key in acks if there[key] != 1} | {(name, key, there[key]) for key in unknown if there[key] > 1}
         return found
 
 

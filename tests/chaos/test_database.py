@@ -90,6 +90,26 @@ def test_the_stage_has_nothing_to_change_after_a(how):
     assert primary() == new
 
 
+@pytest.mark.long
+def test_a_setting_that_only_a_restart_changes(tmp_path):
+    """Replicas first, the primary when it is none any more."""
+    old, settings = primary(), tmp_path / "settings.yml"
+    settings.write_text(yaml.safe_dump({"mysql_settings": {"back_log": 123}}))
+    stage = ("stage4", "-e", f"@{settings}", "--tags")
+    load = Load("sql", 50)
+    with Visitors(20) as visitors:
+        play(*stage, "mysql_server", "--limit", ",".join(followers(old)))
+        play("switchover", "-e", f"new_primary={followers(old)[0]}")
+        play(*stage, "database")
+        time.sleep(3)
+    load.stop()
+    report("a setting that only a restart changes", writes=len(load.acks()), writer_port_ms=round(1000 * load.pause(0)), **figures(visitors.numbers))
+    assert [asked(name, "SELECT @@back_log") for name in DATABASES] == ["123"] * len(DATABASES)
+    assert not load.lost()
+    visitors.nobody_failed()
+    play("stage4", "--tags", "database")
+
+
 def test_switchover_with_a_long_read_running():
     old = primary()
     new = next(name for name in DATABASES if name != old)
@@ -288,6 +308,52 @@ def test_database_hosts_reboot(who, how):
     load.stop()
     report(f"rebooted: {who}, {how}", writes_again_s=round(load.pause(died - 1), 1))
     assert not load.lost()
+
+
+@pytest.mark.long
+def test_the_primary_dies_while_replicas_lag():
+    """What they received they apply first."""
+    old = primary()
+    load = Load("sql", 100)
+    for name in followers(old):
+        docker("exec", "--detach", name, "mysql", "--execute", "LOCK TABLES site.writes READ; SELECT SLEEP(25)")
+        assert lab.wait_for(lambda name=name: asked(name, "SELECT COUNT(*) " + SLEEPING.format(25)) == "1")
+    time.sleep(5)
+    behind = [int(lab.sql(old, "SELECT COUNT(*) FROM site.writes")) - int(lab.sql(name, "SELECT COUNT(*) FROM site.writes")) for name in followers(old)]
+    assert min(behind) > 300, behind
+    docker("kill", old)
+    died = time.time()
+    output, seconds = play("failover")
+    load.goes_on()
+    assert "acknowledged writes lost: none" in output
+    rejoin(old, "-e", "on_errant=reprovision")
+    load.stop()
+    report("failover while both replicas lag", rows_behind=min(behind), command_s=round(seconds, 1), writes_again_s=round(load.pause(died - 1), 1))
+    assert not load.lost()
+
+
+@pytest.mark.long
+def test_all_replicas_are_lost():
+    """Writes wait, as many as may, and nobody takes over; they go on when one is back."""
+    old = primary()
+    replicas = followers(old)
+    load = Load("sql", 50)
+    docker("kill", *replicas)
+    gone = time.time()
+    assert lab.wait_for(lambda: max(load.acks().values()) < time.time() - 3, seconds=20)
+    assert lab.site("/").status == 200 and writable() == [old]
+    refused("failover")
+    # Were these all the connections that there are, no replica could come back.
+    long_write("INSERT INTO writes (id) VALUES ('one of the crowd')", sessions=250)
+    assert lab.wait_for(lambda: asked(old, "SELECT COUNT(*) FROM performance_schema.processlist WHERE USER = 'site'") == asked(old, "SELECT @@max_user_connections"), seconds=30)
+    waited = time.time() - gone
+    docker("start", replicas[0])
+    load.goes_on()
+    docker("start", replicas[1])
+    assert lab.wait_for(whole, seconds=60)
+    load.stop()
+    report("both replicas killed", waited_s=round(waited, 1), writes_again_s=round(load.pause(gone - 1) - waited, 1), cut_off_before_an_answer=len(load.unknown()))
+    assert primary() == old and not load.lost()
 
 
 def test_a_blocked_port_is_no_death():

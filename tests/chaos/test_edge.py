@@ -11,7 +11,7 @@ import time
 import lab
 import pytest
 
-from chaos import ROUNDS, docker, holders, play, report, running, vip_moves
+from chaos import ROUNDS, Load, docker, holders, play, report, running, vip_moves
 from visitors import Visitors, figures
 
 JUDGED = ROUNDS > 1
@@ -210,6 +210,19 @@ def test_renewal_without_the_other_load_balancer(dead):
     docker("kill", EDGE[dead])
     assert lab.wait_for(lambda: holders() == [EDGE[1 - dead]])
     renewed(EDGE[1 - dead])
+
+
+def test_the_app_is_killed_while_it_writes():
+    """What was cut off is asked for again with its key, and is there once."""
+    load = Load("http", 40)
+    for _ in range(10 if JUDGED else 2):
+        for name in lab.HOSTS["app"]:
+            on(name, "systemctl kill --signal=KILL app.service")
+            time.sleep(2)
+    load.goes_on()
+    load.stop()
+    report("the app killed while it writes", writes=len(load.acks()), attempts_that_failed=len(load.errors()))
+    assert not load.lost()
 
 
 def test_all_app_servers_down():

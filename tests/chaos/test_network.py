@@ -7,7 +7,7 @@ import time
 import lab
 import pytest
 
-from chaos import Load, alike, asked, docker, holders, play, primary, report, whole
+from chaos import Load, alike, asked, docker, followers, holders, play, primary, report, whole
 from visitors import Visitors, figures
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("cluster")]
@@ -118,6 +118,40 @@ def test_a_narrow_line_between_databases():
     assert lab.wait_for(whole, seconds=60)
     assert lab.wait_for(lambda: {asked(name, "SELECT COUNT(*) FROM site.narrow") for name in DATABASES} == {"1000"}, seconds=60)
     lab.sql(source, "DROP TABLE site.narrow")
+
+
+def test_what_a_primary_acknowledged_alone_is_not_called_safe():
+    """It dies while its replicas catch up. Once they have caught up and nobody writes, nothing speaks against a failover."""
+    source = primary()
+    replicas = followers(source)
+    interfaces = on(source, "ip -o -4 address | awk '/198[.]19[.]/ {print $2}'").split()
+    lab.sql(source, "CREATE TABLE site.alone (text BLOB)")
+    for name in replicas:
+        lab.sql(name, "STOP REPLICA")
+    lab.sql(source, "SET GLOBAL rpl_semi_sync_source_wait_no_replica = OFF")
+    for _ in range(20):
+        lab.sql(source, "INSERT INTO site.alone SELECT RANDOM_BYTES(1024) FROM information_schema.columns LIMIT 100")
+    time.sleep(6)
+    for interface in interfaces:
+        on(source, f"tc qdisc add dev {interface} root tbf rate 1mbit burst 32kbit latency 400ms")
+    for name in replicas:
+        lab.sql(name, "START REPLICA")
+    assert lab.wait_for(lambda: 0 < max(int(asked(name, "SELECT COUNT(*) FROM site.alone")) for name in replicas) < 2000, seconds=20)
+    docker("kill", source)
+    output, _ = play("failover", check=False)
+    assert "loss unknown" in output and "was still catching up" in output and "allow_data_loss" in output, output[-2000:]
+    # Nothing was changed: it is back with all that it had.
+    docker("start", source)
+    assert lab.wait_for(lambda: whole() and {asked(name, "SELECT COUNT(*) FROM site.alone") for name in DATABASES} == {"2000"}, seconds=90)
+    assert primary() == source
+    time.sleep(3)
+    docker("kill", source)
+    output, _ = play("failover")
+    assert "acknowledged writes lost: none" in output
+    docker("start", source)
+    assert lab.wait_for(lambda: asked(source, "SELECT 1") == "1", seconds=60)
+    play("rejoin", "-e", f"server={source}", "-e", "on_errant=reprovision")
+    lab.sql(primary(), "DROP TABLE site.alone")
 
 
 def test_nobody_resolves_names():

@@ -1,4 +1,5 @@
 """Every secret is changed while visitors read and write: docs/security.md, "Changing secrets"."""
+import base64
 import subprocess
 import time
 import uuid
@@ -81,3 +82,39 @@ def test_internal_ca(tmp_path):
     assert lab.wait_for(everybody_reports, seconds=60)
     assert lab.write()
     play("status", "-e", f"status_directory={tmp_path}")
+
+
+@pytest.fixture
+def second_key():
+    """The DNS server knows another one, too."""
+    name, secret = "webstack2", base64.b64encode(uuid.uuid4().bytes * 2).decode()
+    configuration = docker("exec", "internet", "cat", "/etc/bind/named.conf").stdout
+
+    def configure(text):
+        subprocess.run(["docker", "exec", "-i", "internet", "sh", "-c", "cat > /etc/bind/named.conf && systemctl reload named"], input=text, text=True, check=True)
+
+    known = configuration.replace("grant webstack zonesub ANY;", f"grant webstack zonesub ANY; grant {name} zonesub ANY;")
+    configure(f'{known}key "{name}" {{ algorithm hmac-sha256; secret "{secret}"; }};\n')
+    yield name, secret
+    configure(configuration)
+
+
+def test_keys_of_the_app_and_of_the_dns_server(second_key):
+    key = uuid.uuid4().hex * 2
+    found = "dig +short @198.18.0.53 foobar.com A"
+    with Visitors(20) as visitors:
+        (CREDENTIALS / "app_secret_key").write_text(key)
+        play("stage4", "--tags", "app")
+        # A record that is missing is one that only a key which the server takes can bring back.
+        update = "server 198.18.0.53\nzone foobar.com\nupdate delete foobar.com A\nsend\n"
+        subprocess.run(["docker", "exec", "-i", "client", "nsupdate", "-y", "hmac-sha256:{}:{}".format(*second_key)], input=update, text=True, check=True)
+        assert lab.on("client").check_output(found) == ""
+        play("stage4", "--tags", "dns", *(option for name, value in zip(("name", "secret"), second_key) for option in ("-e", f"dns_record_key_{name}={value}")))
+        time.sleep(5)
+    report("keys of the app and of the DNS server changed", **figures(visitors.numbers))
+    visitors.nobody_failed()
+    assert lab.on("client").check_output(found) == lab.VIP
+    for name in lab.HOSTS["app"]:
+        assert key in docker("exec", name, "cat", "/etc/app/environment").stdout
+        processes = docker("exec", name, "sh", "-c", "cat $(systemctl show --property=MainPID --value app | sed 's|.*|/proc/&/environ|')").stdout
+        assert key in processes
