@@ -41,6 +41,11 @@ def play(playbook, *options, check=True):
     return output, time.monotonic() - start
 
 
+def changed_tasks(output):
+    """The names of the tasks that changed something, in the output of play()."""
+    return {task for task, text in re.findall(r"TASK \[([^]]+)\]((?:(?!TASK \[).)*)", output) if "changed: [" in text}
+
+
 def info(name):
     """What mysql_replication_info says of a server, asked on its host."""
     result = subprocess.run(
