@@ -24,14 +24,14 @@ def docker(*command, check=True):
     return subprocess.run(["docker", *command], check=check, capture_output=True, text=True)
 
 
-def play(playbook, *options, check=True):
-    """Run a playbook, one of ours or a path without its .yml; returns its output and the seconds that it took."""
+def play(playbook, *options, check=True, log=""):
+    """Run a playbook, one of ours or a path without its .yml; returns its output and the seconds that it took. A log has the time of each line."""
     start = time.monotonic()
     result = subprocess.run(
         # The controller is on the hosts' own two cores, where all hosts together weigh as much as one process of it: without `nice`, and with twenty tasks at once,
         # it would be a load of its own, under which a VIP moves.
         ["nice", "-n", "15", "ansible-playbook", "-i", "inventories/stage4", "-i", ".lab/stage4.yml", os.path.join("playbooks", f"{playbook}.yml"), *options],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORKS": "4"})
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORKS": "4", **({"ANSIBLE_LOG_PATH": str(log)} if log else {})})
     output = " ".join((result.stdout + result.stderr).split())
     if check:
         text = result.stdout + result.stderr

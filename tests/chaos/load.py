@@ -99,7 +99,7 @@ def main(rate, seconds, least="0"):
     answered = {(str(result[3]), str(result[4])) for result in results if not result[2]}
     summary["hosts"] = {version: sorted(host for other, host in answered if other == version) for version, _ in answered}
     times = {version: [result[5] for result in results if str(result[3]) == version and not result[2]] for version, _ in answered}
-    summary["seen_s"] = {version: round(max(found) - min(found), 1) for version, found in times.items()}
+    summary["seen"] = {version: (min(found), max(found)) for version, found in times.items()}
     print(json.dumps(summary))
 
 

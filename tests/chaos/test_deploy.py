@@ -103,6 +103,12 @@ def named(what):
     return f"{what}-{time.time_ns() % 10 ** 10}"
 
 
+def gate_failed(log):
+    """When a deploy knew that its release is bad."""
+    line = re.search(r"^(\S+ \S+),(\d+) .*fatal: \[", log.read_text(), re.M)
+    return time.mktime(time.strptime(line[1], "%Y-%m-%d %H:%M:%S")) + int(line[2]) / 1000
+
+
 def options(tree, name, **more):
     return ["-e", json.dumps({"app_source": {"type": "directory", "path": str(tree)}, "release": name, **more})]
 
@@ -156,21 +162,24 @@ def test_a_bad_release_gets_no_visitor(release, what):
     ("fails on a later host", SITE + f"import os\nif os.uname().nodename == '{APPS[-1]}':\n    raise RuntimeError('not on this host')\n", "not on this host"),
     ("works once", SITE + SECOND_START, "one start was enough"),
 ][0 if JUDGED else 2:])
-def test_what_the_trial_cannot_see_meets_one_host(release, what, wsgi, reason):
+def test_what_the_trial_cannot_see_meets_one_host(release, tmp_path, what, wsgi, reason):
     """The first is seen through the site while the old service is still warm, the last when the service was restarted."""
     before, earlier = at_rest(), previous()
     name = named("bad")
     with Visitors() as visitors:
-        output, seconds = play("deploy", *options(release(name, wsgi), name), check=False)
+        output, seconds = play("deploy", *options(release(name, wsgi), name), check=False, log=tmp_path / "log")
     hosts = {host for version, names in visitors.numbers["hosts"].items() if version != before for host in names}
+    seen = [times for version, times in visitors.numbers["seen"].items() if version != before]
+    back = max([last for _, last in seen], default=0) - gate_failed(tmp_path / "log")
     report(f"deploy of a release that {what}", command_s=round(seconds, 1), hosts_exposed=len(hosts),
-           exposed_s=max([seconds for version, seconds in visitors.numbers["seen_s"].items() if version != before], default=0),
+           exposed_s=round(max([last - first for first, last in seen], default=0), 1), back_after_gate_s=max(0, round(back, 1)),
            vip_moves=len(visitors.vip_moves()), **figures(visitors.numbers))
     assert reason in output and f"Release {name} does not work, so {before} is back" in output
     # Nor is it what the next rollback would lead to.
     assert at_rest() == before and previous() == earlier
     visitors.nobody_failed()
     assert hosts <= {APPS[0]}
+    assert not JUDGED or back <= 10
 
 
 @pytest.mark.long
