@@ -82,8 +82,6 @@ def work(numbers, start, rate, seconds, least, results):
 
 
 def main(rate, seconds, least="0"):
-    if os.path.exists("/tmp/load-stop"):
-        os.unlink("/tmp/load-stop")
     results, numbers, start = [], itertools.count(), time.monotonic() + 0.5
     threads = [threading.Thread(target=work, args=(numbers, start, float(rate), float(seconds), int(least), results)) for _ in range(THREADS)]
     for thread in threads:
