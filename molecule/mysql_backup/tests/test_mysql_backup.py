@@ -268,6 +268,19 @@ def test_the_next_backup_is_one_of_what_was_restored():
     assert plan(DB2)[0]['logs'] == []
 
 
+def test_a_full_store_harms_nobody():
+    before = backups(DB2)
+    ON[DB2].check_output('mount -t tmpfs -o size=1m,mode=0700,uid=$(id -u mysql),gid=$(id -g mysql) tmpfs %s' % STORE)
+    try:
+        assert ON[DB2].run('systemctl start mysql-backup.service').rc != 0
+        assert '%s has 0.0 GB free, the backup needs' % STORE in ON[DB2].check_output('journalctl --unit mysql-backup --output cat --lines 20')
+    finally:
+        ON[DB2].check_output('umount %s' % STORE)
+    assert backups(DB2) == before and ON[DB2].check_output('ls -A /var/lib/mysql-files') == ''
+    sql(DB1, 'INSERT INTO site.entry VALUES (-2, "while the store was full")')
+    assert sql(DB2, "SELECT WAIT_FOR_EXECUTED_GTID_SET('%s', 10)" % executed(DB1)) == '0'
+
+
 def test_without_a_replica_the_primary_makes_it():
     for name in (DB2, DB3):
         sql(name, 'STOP REPLICA')
@@ -280,3 +293,26 @@ def test_without_a_replica_the_primary_makes_it():
 def test_a_server_that_is_down_is_no_failure_of_its_timer():
     ON[DB3].check_output('systemctl stop mysql && systemctl start mysql-backup-archive.service')
     assert 'nothing is done: MySQL on this host cannot be asked' in ON[DB3].check_output('journalctl --unit mysql-backup-archive --output cat --lines 5')
+
+
+def test_the_chain_goes_on_after_a_failover():
+    """A backup of before, binary logs of before and after: restored to the last transaction."""
+    ON[DB3].check_output('systemctl start mysql')
+    assert wait_for(lambda: sql(DB1, "SHOW STATUS LIKE 'Rpl_semi_sync_source_clients'").split()[1] == '2')
+    sql(DB1, "INSERT INTO site.entry VALUES (-3, 'before the failover')")
+    ON[DB1].check_output('systemctl stop mysql')
+    good, said = playbook(ROOT / 'playbooks/failover.yml')
+    assert good, said
+    new = DB2 if sql(DB2, 'SELECT @@read_only') == '0' else DB3
+    other = DB3 if new == DB2 else DB2
+    sql(new, "INSERT INTO site.entry VALUES (-4, 'after the failover')")
+    rows, gtids = sql(new, 'SELECT * FROM site.entry ORDER BY id'), executed(new)
+    assert sql(other, "SELECT WAIT_FOR_EXECUTED_GTID_SET('%s', 10)" % gtids) == '0'
+    if other != DB2:
+        copy_store(DB2, other)
+    archive(other)
+    copy_store(other, DB1)
+    ON[DB1].check_output('find /var/lib/mysql -mindepth 1 -delete && mysqld --initialize-insecure --user=mysql && systemctl start mysql')
+    good, said = restore(server=DB1, separate=True)
+    assert good, said
+    assert sql(DB1, 'SELECT * FROM site.entry ORDER BY id') == rows and executed(DB1) == gtids
