@@ -261,6 +261,8 @@ def test_samples_of_an_outage_arrive_afterwards():
 def test_lines_of_an_outage_arrive_afterwards():
     tokens = [uuid.uuid4().hex for _ in range(3)]
     SERVER.check_output("systemctl stop rsyslog syslog.socket")
+    AGENT.check_output("systemctl restart webstack-metrics")
+    assert eventually(lambda: query('log_receiver_connections{host="monitoring-trixie"} == 0'))
     for token in tokens:
         AGENT.check_output(f"logger -t shop {token}")
         time.sleep(2)
@@ -268,6 +270,9 @@ def test_lines_of_an_outage_arrive_afterwards():
     SERVER.check_output("systemctl start syslog.socket rsyslog")
     # TCP cannot tell that the first one went into a connection that was just closed.
     assert all(eventually(lambda token=token: received(token, "monitoring-trixie")) for token in tokens[1:])
+    AGENT.check_output("systemctl restart webstack-metrics")
+    assert eventually(lambda: query('log_receiver_connections{host="monitoring-trixie"} == 1'))
+    assert query('log_buffer_bytes{host="monitoring-trixie"} == 0')
 
 
 def test_relp_loses_no_line_when_the_receiver_restarts():
