@@ -207,7 +207,8 @@ def test_the_kernel_says_whether_its_clock_is_synchronised(name):
 def test_a_rule_opened_by_hand_is_seen():
     """But another program's chain is its own business, and a reload changes nothing."""
     host = HOSTS["monitoring-bookworm"]
-    host.check_output("apt-get install -y --no-install-recommends ufw >/dev/null && ufw --force enable && (iptables -S; ip6tables -S) >/etc/ufw/applied")
+    # The package's rules for IPv6 lack what ufw adds to them with the first rule of one's own.
+    host.check_output("apt-get install -y --no-install-recommends ufw >/dev/null && ufw allow 22/tcp && ufw --force enable && (iptables -S; ip6tables -S) >/etc/ufw/applied")
     steps = [("true", 0), ("iptables -N other && iptables -A FORWARD -j other", 0), ("ufw allow 9999/tcp", 1), ("ufw delete allow 9999/tcp", 0), ("ufw reload", 0),
              ("iptables -I INPUT -p tcp --dport 9999 -j ACCEPT", 1)]
     try:
@@ -272,7 +273,8 @@ def test_lines_of_an_outage_arrive_afterwards():
     assert all(eventually(lambda token=token: received(token, "monitoring-trixie")) for token in tokens[1:])
     AGENT.check_output("systemctl restart webstack-metrics")
     assert eventually(lambda: query('log_receiver_connections{host="monitoring-trixie"} == 1'))
-    assert query('log_buffer_bytes{host="monitoring-trixie"} == 0')
+    # What waited in memory was kept over the restart.
+    assert query('log_buffer_bytes{host="monitoring-trixie"} > 0')
 
 
 def test_relp_loses_no_line_when_the_receiver_restarts():
