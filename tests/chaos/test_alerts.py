@@ -230,8 +230,8 @@ def slow_writes():
             on(name, "systemctl reload haproxy; sleep 2")
             for server in WEBS:
                 on(name, f"echo 'set maxconn server web_once/{server} 1' | socat -t 5 /run/haproxy/admin.sock -")
-        go_on(source, "sh", "-c", "while [ ! -e /tmp/alerts-stop ]; do mysql --execute 'LOCK TABLES site.entries WRITE; DO SLEEP(3)'; sleep 0.2; done")
-        crowd.enter_context(Visitors(10))
+        go_on(source, "sh", "-c", "while [ ! -e /tmp/alerts-stop ]; do mysql --execute 'LOCK TABLES site.entries WRITE; DO SLEEP(8)'; sleep 0.2; done")
+        crowd.enter_context(Visitors(20))
 
     def fast_again():
         repaired(source)
