@@ -286,6 +286,47 @@ def test_relp_loses_no_line_when_the_receiver_restarts():
     assert eventually(lambda: expected == set(re.findall(rf"{token}-\d+[.]", received(token, "monitoring-bookworm", "relp"))))
 
 
+# Somebody else's service for metrics: it notes who wrote.
+TAKER = """
+import http.server, ssl
+class Taker(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        size = len(self.rfile.read(int(self.headers["Content-Length"])))
+        print(self.path, self.headers["Authorization"], size > 100, flush=True)
+        self.send_response(204)
+        self.end_headers()
+server = http.server.ThreadingHTTPServer(("", 9443), Taker)
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain("/etc/webstack/pki/host.crt", "/etc/webstack/pki/host.key")
+server.socket = tls.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+def test_services_of_the_users_get_samples_by_token_and_the_whole_journal(tmp_path):
+    """The last one: the agent leaves the stack's own service."""
+    SERVER.check_output("systemctl is-active taker || { mkdir -p /var/log/uploaded && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends systemd-journal-remote"
+                        " && systemd-run --unit=taker python3 -c %s && systemd-run --unit=uploaded /lib/systemd/systemd-journal-remote --listen-https=19532"
+                        " --key=/etc/webstack/pki/host.key --cert=/etc/webstack/pki/host.crt --output=/var/log/uploaded; } >/dev/null", TAKER)
+    pki = "/etc/webstack/pki"
+    variables = {
+        "monitoring_agent_remote_write_url": "https://monitoring-server:9443/write", "monitoring_agent_remote_write_bearer_token": "t0k/en==", "monitoring_agent_remote_write_ca": f"{pki}/ca.crt",
+        "monitoring_agent_scrape_interval": "5s", "monitoring_agent_log_transport": "journal-upload", "monitoring_agent_journal_upload_url": "https://monitoring-server:19532",
+        "monitoring_agent_log_ca": f"{pki}/ca.crt", "monitoring_agent_log_certificate": f"{pki}/host.crt", "monitoring_agent_log_key": f"{pki}/host.key"}
+    # As systemd finds it on a machine; in Docker's mounts a unit does not see its credentials.
+    AGENT.check_output("mount --make-rshared /")
+    AGENT.check_output("grep -q monitoring-server /etc/hosts || echo '%s monitoring-server' >>/etc/hosts", ADDRESS)
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "monitoring-trixie", "become": True, "vars": variables, "roles": ["foobar.webstack.monitoring_agent"]}]))
+    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(tmp_path / "play.yml")]
+    runs = [subprocess.run(command, capture_output=True, text=True) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stdout[-3000:]
+    assert "changed=0" in runs[1].stdout and "t0k/en" not in runs[0].stdout + runs[0].stderr
+    assert eventually(lambda: "/write Bearer t0k/en== True" in SERVER.check_output("journalctl --unit=taker --output=cat --no-pager"))
+    token = uuid.uuid4().hex
+    AGENT.check_output(f"logger -t shop {token}")
+    assert eventually(lambda: token in SERVER.check_output("journalctl --directory=/var/log/uploaded --output=cat --identifier=shop --no-pager"))
+
+
 @pytest.mark.parametrize("role, variables, messages", [
     ("monitoring_agent", {}, ["add a host to the group monitoring", "monitoring_agent_log_host is empty"]),
     ("monitoring_agent", {"monitoring_agent_remote_write_url": "http://x/", "monitoring_agent_remote_write_bearer_token": "t",
