@@ -305,18 +305,21 @@ server.serve_forever()
 
 def test_services_of_the_users_get_samples_by_token_and_the_whole_journal(tmp_path):
     """The last one: the agent leaves the stack's own service."""
-    SERVER.check_output("systemctl is-active taker || { mkdir -p /var/log/uploaded && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends systemd-journal-remote"
-                        " && systemd-run --unit=taker python3 -c %s && systemd-run --unit=uploaded /lib/systemd/systemd-journal-remote --listen-https=19532"
-                        " --key=/etc/webstack/pki/host.key --cert=/etc/webstack/pki/host.crt --output=/var/log/uploaded; } >/dev/null", TAKER)
+    SERVER.check_output(
+        "systemctl is-active taker || { mkdir -p /var/log/uploaded && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends systemd-journal-remote"
+        " && systemd-run --unit=taker python3 -c %s && systemd-run --unit=uploaded /lib/systemd/systemd-journal-remote --listen-https=19532"
+        " --key=/etc/webstack/pki/host.key --cert=/etc/webstack/pki/host.crt --output=/var/log/uploaded; } >/dev/null", TAKER)
     pki = "/etc/webstack/pki"
     variables = {
-        "monitoring_agent_remote_write_url": "https://monitoring-server:9443/write", "monitoring_agent_remote_write_bearer_token": "t0k/en==", "monitoring_agent_remote_write_ca": f"{pki}/ca.crt",
-        "monitoring_agent_scrape_interval": "5s", "monitoring_agent_log_transport": "journal-upload", "monitoring_agent_journal_upload_url": "https://monitoring-server:19532",
+        "monitoring_agent_remote_write_url": "https://monitoring-server:9443/write", "monitoring_agent_remote_write_bearer_token": "t0k/en==",
+        "monitoring_agent_remote_write_ca": f"{pki}/ca.crt", "monitoring_agent_scrape_interval": "5s",
+        "monitoring_agent_log_transport": "journal-upload", "monitoring_agent_journal_upload_url": "https://monitoring-server:19532",
         "monitoring_agent_log_ca": f"{pki}/ca.crt", "monitoring_agent_log_certificate": f"{pki}/host.crt", "monitoring_agent_log_key": f"{pki}/host.key"}
     # As systemd finds it on a machine; in Docker's mounts a unit does not see its credentials.
     AGENT.check_output("mount --make-rshared /")
     AGENT.check_output("grep -q monitoring-server /etc/hosts || echo '%s monitoring-server' >>/etc/hosts", ADDRESS)
-    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "monitoring-trixie", "become": True, "vars": variables, "roles": ["foobar.webstack.monitoring_agent"]}]))
+    play = {"hosts": "monitoring-trixie", "become": True, "vars": variables, "roles": ["foobar.webstack.monitoring_agent"]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
     command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(tmp_path / "play.yml")]
     runs = [subprocess.run(command, capture_output=True, text=True) for _ in range(2)]
     assert [run.returncode for run in runs] == [0, 0], runs[0].stdout[-3000:]
