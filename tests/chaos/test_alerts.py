@@ -266,12 +266,12 @@ def site_down():
 
     def stop():
         for name in APPS:
-            on(name, "systemctl stop app")
+            on(name, "systemctl stop app.socket app.service")
         crowd.enter_context(Visitors(40))
 
     def start():
         for name in APPS:
-            on(name, "systemctl start app")
+            on(name, "systemctl start app.socket app.service")
         crowd.close()
 
     return [
