@@ -86,7 +86,7 @@ def option_problems(params, names):
         problems.append('servers has to name the primary and all replicas')
     for option, name in sorted(names.items()):
         if name is not None and name not in known:
-            problems.append('%s is %s, and servers knows only %s' % (option, name, ', '.join(known)))
+            problems.append('%s is %s, but the servers are %s' % (option, name, ', '.join(known)))
     return problems
 
 

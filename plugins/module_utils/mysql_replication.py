@@ -100,6 +100,8 @@ def server_problems(server, semi_sync=None, peer=None, expected_replicas=None):
         problems.append('it is a replica and accepts writes: SET GLOBAL super_read_only=ON')
     elif role == 'replica' and not server['super_read_only']:
         problems.append('it is a replica and privileged accounts can write: SET GLOBAL super_read_only=ON')
+    elif role == 'detached' and state == 'read_only':
+        problems.append('it holds data, is read-only and follows nobody: a primary whose role keeper waits for the others, or a former one that has to rejoin')
     for channel in server['channels']:
         problems += channel_problems(channel)
     if role == 'primary' and semi_sync and semi_sync['source_enabled']:

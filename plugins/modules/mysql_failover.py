@@ -254,7 +254,7 @@ class Failover(mysql_cluster.Cluster):
         self.old = self.node(name)
         self.result['old_primary'] = name
         if self.old.db and not self.old.error:
-            raise Refusal(['%s answers%s; while it lives, use mysql_switchover' % (
+            raise Refusal(['%s answers%s; while it lives, use mysql_switchover (playbooks/switchover.yml -e new_primary=NAME)' % (
                 name, '' if mysql_cluster.writable(self.view(name)) else ' and is read-only, its role keeper decides whether it is the primary')])
         alive = mysql_cluster.alive_text(name, self.old.error)
         if alive:
@@ -638,7 +638,7 @@ class Failover(mysql_cluster.Cluster):
         self.restore_timeouts()
         for view in self.views:
             if view['error']:
-                self.result['problems'].append('%s cannot be asked: when it is back, make it a replica of %s (mysql_replica)' % (view['name'], chosen))
+                self.result['problems'].append('%s cannot be asked: when it is back, make it a replica of %s' % (view['name'], chosen))
 
 
 def main():

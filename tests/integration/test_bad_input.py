@@ -58,6 +58,11 @@ def test_a_domain_that_is_none(inventory, domain):
     assert "webstack_domain is" in refused(inventory(webstack_domain=domain))
 
 
+def test_a_replication_password_that_is_too_long(inventory):
+    """Before any server has it."""
+    assert "has 33 characters, and MySQL takes no more than 32" in refused(inventory(webstack_replication_password=33 * "x"))
+
+
 def test_everything_wrong_in_one_message(inventory):
     said = refused(inventory(webstack_vips="198.18.0.100/24", webstack_features={"tlss": True}, webstack_domain="", webstack_private_networks=["198.19.0.0"]))
     for words in ("webstack_vips is '198.18.0.100/24': write a list", "'tlss' is unknown", "webstack_domain is missing", "'198.19.0.0' is not a network"):

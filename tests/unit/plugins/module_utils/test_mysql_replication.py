@@ -103,6 +103,7 @@ def test_healthy_servers_have_no_problems():
     (server(gtid={'mode': 'OFF'}), 'gtid_mode is OFF'),
     (server(log_replica_updates=False), 'cannot take over'),
     (server(offline_mode=True), 'offline_mode'),
+    (server(user_schemas=['app'], read_only=True), 'follows nobody'),
     (replica(read_only=False, super_read_only=False), 'accepts writes'),
     (replica(super_read_only=False), 'privileged accounts can write'),
     (replica(channels=[channel(io_state='CONNECTING', io_error={'errno': 1045, 'message': 'Access denied'})]),

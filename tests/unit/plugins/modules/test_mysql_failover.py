@@ -190,7 +190,7 @@ def test_failover(lab):
     # The other replica acknowledges before the first write.
     assert lab.fakes['db2'].wait_no_replica and lab.log.index(('db2', 'SET GLOBAL read_only = OFF')) > [name for name, sql in lab.log].index('db3')
     assert result['received']['db3'] == 'a:3' and result['problems'] == [
-        'db1 cannot be asked: when it is back, make it a replica of db2 (mysql_replica)']
+        'db1 cannot be asked: when it is back, make it a replica of db2']
 
 
 def test_the_most_advanced_wins(lab):
