@@ -36,7 +36,7 @@ def main():
         lines = [FOUND[f"edge, {name}: {unit}"] for name in names]
         spread = [[line["median"] - line["least"] for line in lines], [line["most"] - line["median"] for line in lines]]
         bars = axis.barh(names, [line["median"] for line in lines], xerr=spread, color=["#2563eb"] + ["#94a3b8"] * (len(names) - 1), height=0.6, error_kw={"ecolor": "#475569", "capsize": 3})
-        axis.bar_label(bars, fmt="%.3g", padding=6)
+        axis.bar_label(bars, fmt=lambda value: f"{value:,.0f}" if value > 10 else f"{value:.1f}", padding=6)
         axis.set_title(title, loc="left", fontsize=10)
         axis.invert_yaxis()
         axis.margins(x=0.15)
