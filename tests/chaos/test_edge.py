@@ -104,7 +104,7 @@ def test_nobody_takes_over_where_load_balancers_are_overloaded():
     """Eight programs on each that compute without end. Where it is judged, the load balancers have one core and all others another:
     what hosts do to each other in the lab is no load of theirs."""
     seconds, start = 600 if JUDGED else 60, time.time()
-    others = ["client", *(name for tier, names in lab.HOSTS.items() if tier != "loadbalancers" for name in names)]
+    others = ["client", *(name for name in lab.EVERY_HOST if name not in EDGE)]
     if JUDGED:
         docker("update", "--cpuset-cpus", "0", *others)
         docker("update", "--cpuset-cpus", "1", *EDGE)
