@@ -139,7 +139,8 @@ DEATHS = {
     "frozen": (lambda name: docker("pause", name), lambda name: docker("unpause", name)),
     # Its host goes on, and refuses connections.
     "its process killed": (
-        lambda name: on(name, f"mkdir -p {NO_RESTART} && printf '[Service]\\nRestart=no\\n' > {NO_RESTART}/chaos.conf && systemctl daemon-reload && systemctl kill --signal=KILL nginx"),
+        lambda name: on(name, f"mkdir -p {NO_RESTART} && printf '[Service]\\nRestart=no\\n' > {NO_RESTART}/chaos.conf"
+                              " && systemctl daemon-reload && systemctl kill --signal=KILL nginx"),
         lambda name: on(name, f"rm -rf {NO_RESTART} && systemctl daemon-reload && systemctl start nginx")),
     # Its host goes on: the socket still takes connections.
     "stopped": (lambda name: on(name, "systemctl kill --signal=STOP app.service"), lambda name: on(name, "systemctl kill --signal=CONT app.service")),
