@@ -11,9 +11,8 @@ from ansible.errors import AnsibleFilterError
 
 TIERS = ("loadbalancers", "web", "app", "database", "monitoring")
 
-# What each stage switches on; webstack_features may override single ones.
+# What each stage switches on, and what webstack_features may switch off: the stages cannot do without the others.
 FEATURES = {
-    "balancer": 2,
     "router": 2,
     "tls": 3,
     "firewall": 3,
@@ -21,6 +20,7 @@ FEATURES = {
     "cluster": 4,
     "semi_sync": 4,
 }
+OPTIONAL = ("firewall", "monitoring", "cluster", "semi_sync")
 
 DOMAIN = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 HOST_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
@@ -161,10 +161,12 @@ def webstack_topology(hostvars, groups, stage, settings):
         problems.append("webstack_features is %r: write a dictionary, for example {monitoring: false}" % (wanted,))
         wanted = {}
     for name, value in wanted.items():
-        if name not in FEATURES:
-            problems.append("webstack_features: '%s' is unknown: the features are %s" % (name, ", ".join(FEATURES)))
+        if name not in OPTIONAL:
+            problems.append("webstack_features: '%s' cannot be switched: those that can are %s" % (name, ", ".join(OPTIONAL)))
         elif not isinstance(value, bool):
             problems.append("webstack_features: %s is %r: write true or false" % (name, value))
+        elif value and not features[name]:
+            problems.append("webstack_features: %s comes with stage %d: run that, or leave it out" % (name, FEATURES[name]))
         else:
             features[name] = value
 

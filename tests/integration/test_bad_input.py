@@ -65,7 +65,7 @@ def test_a_replication_password_that_is_too_long(inventory):
 
 def test_everything_wrong_in_one_message(inventory):
     said = refused(inventory(webstack_vips="198.18.0.100/24", webstack_features={"tlss": True}, webstack_domain="", webstack_private_networks=["198.19.0.0"]))
-    for words in ("webstack_vips is '198.18.0.100/24': write a list", "'tlss' is unknown", "webstack_domain is missing", "'198.19.0.0' is not a network"):
+    for words in ("webstack_vips is '198.18.0.100/24': write a list", "'tlss' cannot be switched", "webstack_domain is missing", "'198.19.0.0' is not a network"):
         assert words in said
 
 
