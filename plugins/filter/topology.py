@@ -22,6 +22,25 @@ FEATURES = {
 }
 OPTIONAL = ("firewall", "monitoring", "cluster", "semi_sync")
 
+# Options of roles for one end of a connection; the other end, in another role or on another host, takes the port of the site.
+ENDS = {
+    "nginx_port": "web",
+    "haproxy_web_port": "web",
+    "haproxy_app_port": "app",
+    "haproxy_writer_port": "writer",
+    "haproxy_reader_port": "reader",
+    "haproxy_database_port": "database",
+    "mysql_port": "database",
+    "mysql_replica_source_port": "database",
+    "mysql_backup_port": "database",
+    "haproxy_role_check_port": "role_check",
+    "mysql_role_check_port": "role_check",
+    "haproxy_acme_port": "acme",
+    "certbot_http_port": "acme",
+    "monitoring_server_port": "metrics",
+    "monitoring_server_log_port": "logs",
+}
+
 DOMAIN = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 HOST_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 
@@ -67,7 +86,7 @@ def _tier_problems(stage, tiers):
     def need(tier, least, most=None):
         count = len(tiers[tier])
         if count < least or (most is not None and count > most):
-            wanted = str(least) if most == least else "%d or more" % least
+            wanted = str(least) if most == least else "%d or more" % least if most is None else "at most %d" % most
             problems.append(
                 "group '%s' has %d host(s), stage %d needs %s: write them under %s: hosts: in the inventory"
                 % (tier, count, stage, wanted, tier)
@@ -94,6 +113,8 @@ def _tier_problems(stage, tiers):
                 "stages 2 and 3 run nginx and the app on the same servers, 'web' has %s and 'app' has %s: "
                 "name the same hosts in both, or run stage 4" % (", ".join(tiers["web"]) or "none", ", ".join(tiers["app"]) or "none")
             )
+        for name in sorted(set(tiers["loadbalancers"]) & set(tiers["web"])):
+            problems.append("host '%s' is in loadbalancers and web, and both want port 80: leave it in one group" % name)
     else:
         for tier in ("loadbalancers", "web", "app", "database"):
             need(tier, 2)
@@ -103,6 +124,9 @@ def _tier_problems(stage, tiers):
                 problems.append(
                     "host '%s' is in %s: stage 4 keeps each tier on machines of its own, leave it in one group" % (name, " and ".join(member))
                 )
+    if stage >= 3:
+        # Agents send to one.
+        need("monitoring", 0, 1)
     return problems
 
 
@@ -122,7 +146,7 @@ def _host_networks(facts):
     """Every network this host has an address in."""
     networks = []
     for interface in facts.get("interfaces", []):
-        details = facts.get(str(interface).replace("-", "_").replace(".", "_")) or {}
+        details = facts.get(str(interface).replace("-", "_")) or {}
         ipv4 = details.get("ipv4") or {}
         for entry in ([ipv4] if isinstance(ipv4, dict) else list(ipv4)) + list(details.get("ipv4_secondaries") or []):
             if entry.get("address") and entry.get("netmask"):
@@ -209,6 +233,10 @@ def webstack_topology(hostvars, groups, stage, settings):
                     % (addresses[address], name, address)
                 )
             addresses[address] = name
+            if stage >= 2 and _address(address).version != 4:
+                problems.append(
+                    "host '%s': hosts reach each other over IPv4, and its address is %s: write webstack_address: an IPv4 address" % (name, address)
+                )
             networks = [net for net in map(_network, private_networks) if net is not None]
             if networks and not any(_address(address) in net for net in networks):
                 problems.append(
@@ -254,7 +282,12 @@ def webstack_topology(hostvars, groups, stage, settings):
         )
     if features["tls"] and not settings.get("certbot_email") and tiers["loadbalancers"]:
         problems.append("certbot_email is missing: write the address to which the certificate authority sends warnings")
-    if not settings.get("webstack_credentials_dir"):
+    credentials_dir = str(settings.get("webstack_credentials_dir") or "")
+    if credentials_dir and not credentials_dir.startswith("/"):
+        problems.append(
+            "webstack_credentials_dir is %r: write the whole path, for example /home/me/secrets or {{ inventory_dir }}/secrets" % credentials_dir
+        )
+    if not credentials_dir:
         problems.append(
             "webstack_credentials_dir has no default without an inventory directory: write a directory on this machine where generated secrets are kept"
         )
@@ -263,6 +296,27 @@ def webstack_topology(hostvars, groups, stage, settings):
     if not public:
         edge = (tiers["loadbalancers"] or tiers["web"])[:1]
         public = [str(hostvars[name].get("webstack_public_address") or hosts.get(name, "")) for name in edge]
+
+    ports = {
+        "web": 443 if features["tls"] else 80,
+        "app": 8443,
+        "database": 3306,
+        "writer": 6446 if features["router"] else 3306,
+        "reader": 6447 if features["router"] else 3306,
+        "role_check": 8008,
+        "acme": 8888,
+        "peers": 10000,
+        "metrics": 9090,
+        "logs": 6514,
+    }
+    if stage >= 2:
+        given = set()
+        for name in hosts:
+            variables = hostvars[name]
+            given |= {(option, str(variables.get(option))) for option in ENDS}
+        for option, port in sorted(given):
+            if port not in ("None", str(ports[ENDS[option]])):
+                problems.append("%s is %s: in the stages both ends use %d, leave it out" % (option, port, ports[ENDS[option]]))
 
     def members(tier):
         return [{"name": name, "address": hosts[name]} for name in tiers[tier]]
@@ -284,18 +338,7 @@ def webstack_topology(hostvars, groups, stage, settings):
             "public_addresses": public,
             "private_networks": private_networks,
             "admin_networks": admin_networks,
-            "ports": {
-                "web": 443 if features["tls"] else 80,
-                "app": 8443,
-                "database": 3306,
-                "writer": 6446 if features["router"] else 3306,
-                "reader": 6447 if features["router"] else 3306,
-                "role_check": 8008,
-                "acme": 8888,
-                "peers": 10000,
-                "metrics": 9090,
-                "logs": 6514,
-            },
+            "ports": ports,
             "names": {"writer": "writer.mysql.internal", "reader": "reader.mysql.internal", "app": "app.internal"},
             "pki": {
                 "ca": "/etc/webstack/pki/ca.crt",

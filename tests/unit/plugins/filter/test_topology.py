@@ -177,6 +177,49 @@ def test_features_that_are_none(value, words):
     assert any(words in problem for problem in judge(stage2(), 2, webstack_features=value)["problems"])
 
 
+def test_one_end_of_a_connection():
+    assert judge(hosts_with(mysql_port=3306, haproxy_web_port="443"), 4)["problems"] == []
+    assert judge(hosts_with(mysql_port=3307), 4)["problems"] == ["mysql_port is 3307: in the stages both ends use 3306, leave it out"]
+
+
+def hosts_with(**variables):
+    hostvars, groups = stage4()
+    for host in hostvars.values():
+        host.update(variables)
+    return hostvars, groups
+
+
+def test_two_hosts_that_receive_what_agents_send():
+    hostvars, groups = stage4()
+    groups["monitoring"] = ["monitor1", "web1"]
+    assert any("group 'monitoring' has 2 host(s), stage 4 needs at most 1" in problem for problem in judge((hostvars, groups), 4)["problems"])
+
+
+def test_a_load_balancer_that_is_a_web_server():
+    hostvars, groups = stage2()
+    groups["loadbalancers"] = ["server1"]
+    assert judge((hostvars, groups), 2)["problems"] == ["host 'server1' is in loadbalancers and web, and both want port 80: leave it in one group"]
+
+
+def test_ipv6_between_hosts():
+    hostvars, groups = stage4()
+    hostvars["db1"]["webstack_address"] = "fd00::41"
+    assert any("host 'db1': hosts reach each other over IPv4" in problem for problem in judge((hostvars, groups), 4, webstack_private_networks=["198.19.0.0/24", "fd00::/64"])["problems"])
+
+
+@pytest.mark.parametrize("path", ["~/secrets", "secrets"])
+def test_a_path_that_each_reader_takes_for_another(path):
+    assert any("webstack_credentials_dir is %r: write the whole path" % path in problem for problem in judge(stage4(), 4, webstack_credentials_dir=path)["problems"])
+
+
+def test_a_network_behind_a_vlan_interface():
+    hostvars, groups = stage4()
+    vlan = {"interfaces": ["eth0.100"], "eth0.100": {"ipv4": {"address": "198.51.100.11", "netmask": "255.255.255.0"}}}
+    for name in ("lb1", "lb2"):
+        hostvars[name]["ansible_facts"] = {**hostvars[name].get("ansible_facts", {}), **vlan}
+    assert judge((hostvars, groups), 4, webstack_vips=["198.51.100.1/24"])["problems"] == []
+
+
 def test_a_feature_switched_off():
     result = judge(stage4(), 4, webstack_features={"monitoring": False})
     assert result["webstack"]["features"]["monitoring"] is False
