@@ -10,7 +10,7 @@ AGENT = {"vmagent": 2.0, "prometheus-node-exporter": 2.0, "webstack-metrics": 2.
          # As the package leaves it.
          "rsyslog": 4.5}
 LIMITS = {
-    "loadbalancers": {"haproxy": 3.0, "keepalived": 3.0, "certbot": 3.0},
+    "loadbalancers": {"haproxy": 3.0, "keepalived": 2.5, "haproxy-health": 1.5, "certbot": 3.0},
     "web": {"nginx": 3.0, "prometheus-nginx-exporter": 2.0},
     "app": {"app": 1.5, "app-next": 1.5, "haproxy": 3.0},
     "database": {"mysql": 2.5, "mysql-role-check": 1.5, "mysql-role-keeper": 1.5, "mysql-certificate": 2.0, "mysql-backup": 2.0, "mysql-backup-archive": 2.0,

@@ -106,7 +106,10 @@ def test_neighbour_reaches_the_holder():
 def test_sandbox(name):
     exposure = on(name, "systemd-analyze security keepalived.service --no-pager | tail -1")
     assert float(re.search(r"([0-9.]+) ", exposure).group(1)) <= 3.0
-    assert on(name, "ps -o user= -C haproxy-health", check=False).strip() in ("", "keepaliv+")
+    exposure = on(name, "systemd-analyze security haproxy-health.service --no-pager | tail -1")
+    assert float(re.search(r"([0-9.]+) ", exposure).group(1)) <= 1.5
+    for process in ("keepalived", "haproxy-health"):
+        assert set(on(name, f"ps -o user:20= -C {process}").split()) == {"keepalived"}
 
 
 def test_only_the_peers_talk_vrrp():
