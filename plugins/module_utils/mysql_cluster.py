@@ -44,6 +44,10 @@ class Stop(Exception):
     """It cannot go on; what was changed has to be undone."""
 
 
+class Lost(Exception):
+    """It ended, undone or not; the text says which."""
+
+
 def argument_spec():
     login = mysql.login_argument_spec()
     spec = {key: login[key] for key in ('login_password', 'ca_cert', 'client_cert', 'client_key', 'check_hostname')}
@@ -256,7 +260,9 @@ def early_follower(views, primary, new_primary, skip_unreachable=False):
     need = target['semi_sync']['wait_for_count'] or 1
     others = [view for view in reached(views) if view['name'] not in (primary, new_primary)]
     there = [view['name'] for view in others if followed(view, views) == new_primary]
-    ready = [view['name'] for view in others if view['name'] not in there and running(channel(view)) and view['semi_sync']['replica_active']]
+    # One that is far behind could not apply in time what it alone may have.
+    ready = [view['name'] for view in others if view['name'] not in there and running(channel(view)) and view['semi_sync']['replica_active']
+             and not channel(view)['delay'] and (channel(view)['lag_seconds'] or 0) < 5]
     move = ready[:max(0, need - len(there))]
     return move if 1 + len(ready) - len(move) >= need else []
 

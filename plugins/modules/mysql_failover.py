@@ -169,7 +169,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_cluster, mysql_replication, mysql_server
-from ansible_collections.foobar.webstack.plugins.module_utils.mysql_cluster import RESTART_GRACE, Refusal, Stop, ms
+from ansible_collections.foobar.webstack.plugins.module_utils.mysql_cluster import RESTART_GRACE, Lost, Refusal, Stop, ms
 
 RECEIVER = (
     'SELECT s.SERVICE_STATE AS state, s.COUNT_RECEIVED_HEARTBEATS AS heartbeats, s.LAST_ERROR_NUMBER AS errno, c.HEARTBEAT_INTERVAL AS period,'
@@ -405,6 +405,8 @@ class Failover(mysql_cluster.Cluster):
         self.stop_timeouts = {}
 
     def put_back(self):
+        # A second signal must not break it off.
+        self.forward = True
         self.restore_timeouts()
         for node in self.stopped:
             try:
@@ -545,6 +547,7 @@ class Failover(mysql_cluster.Cluster):
                 continue
             self.act('%s fetches %s from %s' % (self.chosen, lacking, other))
             self.follow(self.chosen, other)
+            self.moved.append(self.chosen)
             try:
                 if self.chosen.db.value('SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 10)', (lacking,)) != 0:
                     raise Stop('%s did not get %s from %s' % (self.chosen, lacking, other))
@@ -582,14 +585,20 @@ class Failover(mysql_cluster.Cluster):
             self.wait_no_replica(chosen, False)
             if lossless:
                 self.semi_sync_source(chosen, True)
-        self.moved = prompt
+        self.moved += prompt
         # Before it opens, so that its first write is acknowledged by a replica.
         found = self.parallel({node.name: lambda node=node: self.follow(node, chosen) for node in prompt})
         self.late = [node for node in self.followers if node in self.behind or found[node.name]]
         self.strict = bool(lossless and prompt and self.await_clients(chosen, 1.5))
         self.forward = True
         if not self.resumed:
-            self.open(chosen)
+            try:
+                self.open(chosen)
+            except mysql.ServerError as error:
+                self.restore_timeouts()
+                raise Lost('%s was told to accept writes and does not answer any more (%s). The other replicas stay away from %s, because two servers could accept '
+                           'writes else. When %s answers, run again; when it does not, stop it for good and run again with another new_primary'
+                           % (chosen, error, self.old, chosen)) from error
         # From here on nothing is put back.
         self.stopped = []
         self.result.update(new_primary=chosen.name, unavailable_ms=ms(self.started))
@@ -669,7 +678,7 @@ def main():
     except Refusal as error:
         run.result['problems'] = error.problems
         module.fail_json(msg='no failover, nothing was changed: %s' % error, **run.result)
-    except (Stop, mysql.ServerError) as error:
+    except (Lost, Stop, mysql.ServerError) as error:
         module.fail_json(msg=str(error), **run.result)
     finally:
         run.close()

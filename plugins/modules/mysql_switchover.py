@@ -141,7 +141,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_cluster, mysql_server
-from ansible_collections.foobar.webstack.plugins.module_utils.mysql_cluster import Refusal, Stop, ms
+from ansible_collections.foobar.webstack.plugins.module_utils.mysql_cluster import Lost, Refusal, Stop, ms
 
 # The part of the pause that may go by before writes have come to rest.
 FENCE_SHARE = 0.9
@@ -300,6 +300,8 @@ class Switchover(mysql_cluster.Cluster):
             self.semi_sync_source(self.target, False)
             for name in early:
                 node = self.node(name)
+                if name != early[0]:
+                    self.undoing.append((node, 'replicates as before', lambda db, node=node: self.restart(node)))
                 self.drain(node)
                 self.undoing.append((node, 'follows %s again' % self.old, lambda db, node=node: self.restore(node)))
                 self.follow(node, self.target)
@@ -310,6 +312,8 @@ class Switchover(mysql_cluster.Cluster):
 
     def restart(self, node):
         name = mysql_cluster.channel(self.view(node.name))['name']
+        # Both: an applier that was started with UNTIL would stop there, later. It first, as in drain().
+        node.db.change('STOP REPLICA SQL_THREAD FOR CHANNEL %s', (name,))
         node.db.change('STOP REPLICA IO_THREAD FOR CHANNEL %s', (name,))
         node.db.change('START REPLICA FOR CHANNEL %s', (name,))
 
@@ -538,10 +542,6 @@ class Switchover(mysql_cluster.Cluster):
                 self.result['problems'].append('%s acknowledges writes without a replica: none is connected as a semi-synchronous one yet' % self.target)
         except mysql.ServerError as error:
             self.result['problems'].append(str(error))
-
-
-class Lost(Exception):
-    """It ended, undone or not; the text says which."""
 
 
 def main():

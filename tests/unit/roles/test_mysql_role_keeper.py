@@ -23,13 +23,13 @@ DEAD = {'error': 'connection refused'}
 
 def me(**changes):
     """The primary after a restart."""
-    return dict({'uuid': A, 'read_only': True, 'sources': [], 'executed': A + ':1-9', 'received': '', 'fresh': True, 'recorded': True, 'followed_by': set(),
+    return dict({'uuid': A, 'read_only': True, 'sources': [], 'executed': A + ':1-9', 'received': '', 'fresh': True, 'recorded': True, 'replaced': False, 'followed_by': set(),
                  'semi_sync': semi_sync()}, **changes)
 
 
 def peer(uuid=B, follows=A, **changes):
     return dict({'uuid': uuid, 'read_only': True, 'sources': [follows] if follows else [], 'executed': A + ':1-9', 'received': '', 'ahead': '',
-                 'caught_up': False}, **changes)
+                 'lacks': '', 'caught_up': False}, **changes)
 
 
 def semi_sync(**changes):
@@ -47,7 +47,7 @@ RESUMES = {
     'not recorded, but followed': (me(recorded=False), {'b': peer(), 'c': DEAD}),
     'the other is detached, one follows': (me(), {'b': peer(follows=None), 'c': peer(C)}),
     "a replica's own transactions": (me(), {'b': peer(ahead=B + ':1-2'), 'c': peer(C)}),
-    'a detached server knows more': (me(), {'b': peer(follows=None, ahead=B + ':7'), 'c': peer(C)}),
+    'a detached server has some of its own': (me(), {'b': peer(follows=None, ahead=B + ':7', lacks=A + ':9'), 'c': peer(C)}),
 }
 
 
@@ -65,6 +65,8 @@ STAYS = {
     'replaced, the new one is down': (me(), {'b': DEAD, 'c': peer(C, B)}, 'c does not follow this server'),
     'a channel that never connected': (me(), {'b': peer(), 'c': peer(C, 'unknown')}, 'c does not follow this server'),
     'nobody follows': (me(), {'b': peer(follows=None), 'c': peer(C, None)}, 'nobody follows'),
+    'a detached server has all and more': (me(), {'b': peer(follows=None, ahead=B + ':7'), 'c': peer(C)}, 'b has all that this server has and more'),
+    'replaced, and the new one is read-only after a boot': (me(replaced=True), {'b': DEAD, 'c': peer(C)}, 'another server was the primary after it'),
     'made read-only by hand': (me(fresh=False), {'b': peer(), 'c': peer(C)}, 'someone made it so'),
     'lost its own transactions': (me(), {'b': peer(ahead=A + ':10,\n' + B + ':1'), 'c': peer(C)}, 'b has transactions that this server lacks (%s:10)' % A),
     "lacks another primary's transactions": (me(), {'b': peer(ahead=C + ':tag:1-3'), 'c': peer(C)}, C + ':tag:1-3'),
@@ -81,6 +83,8 @@ def test_stays_read_only(case):
     (me(), {'b': DEAD, 'c': DEAD}, 'resume'),
     (me(), {'b': DEAD}, 'resume'),
     (me(), {'b': peer(follows=None)}, 'resume'),
+    (me(), {'b': peer(follows=None, ahead=B + ':7', lacks=A + ':9')}, 'none'),
+    (me(replaced=True), {'b': DEAD}, 'none'),
     (me(recorded=False), {'b': DEAD}, 'none'),
     (me(fresh=False), {'b': DEAD}, 'none'),
     (me(), {'b': DEAD, 'c': peer(C, B)}, 'none'),
@@ -139,6 +143,8 @@ def test_writable(self_state, peers, expected):
     (lambda **x: me(sources=[B], **x), {'strict': True, 'active': True}, False, ['OFF'], ''),
     (lambda **x: me(sources=[B], **x), {}, False, [], ''),
     (me, {'strict': True}, False, [], ''),
+    # A new primary that still has its former channel.
+    (lambda **x: primary(sources=[B], **x), {'strict': True, 'active': True, 'clients': 1}, False, [], ''),
 ])
 def test_semi_sync(state, changes, caught_up, values, note):
     wanted, said = keeper.judge_semi_sync(state(semi_sync=semi_sync(**changes)), caught_up)
@@ -288,6 +294,20 @@ def test_a_session_that_can_be_heard_is_not_released(make):
     one.server.refuse['KILL'] = 1095
     one.tick()
     assert changes(one) == ['SET GLOBAL offline_mode = ON']
+
+
+def test_remembers_that_it_was_replaced(make):
+    one = make(me(), b=dict(NEW), c=peer(C))
+    one.tick()
+    # The new primary does not answer, and one of the replicas was never moved: also after a boot of this host.
+    again = make(me(), b=dict(DEAD), c=peer(C))
+    again.tick()
+    assert changes(again) == []
+    # It was taken back and made the primary again.
+    for state in (me(sources=[B]), me()):
+        last = make(state, b=dict(DEAD), c=peer(C))
+        last.tick()
+    assert 'SET GLOBAL read_only = OFF' in changes(last)
 
 
 def test_a_pair_remembers_who_followed(make):

@@ -20,7 +20,8 @@ SCHEMA = 'GRANT SELECT ON `performance_schema`.* TO `x`@`%`'
 
 def link(source, **changes):
     return dict({'name': '', 'source_host': 'h' + source, 'source_port': 3306, 'source_uuid': UUID[source], 'source_user': 'repl', 'io_state': 'ON',
-                 'sql_state': 'ON', 'io_error': {'errno': 0, 'message': ''}, 'sql_error': {'errno': 0, 'message': ''}, 'delay': 0}, **changes)
+                 'sql_state': 'ON', 'io_error': {'errno': 0, 'message': ''}, 'sql_error': {'errno': 0, 'message': ''}, 'delay': 0,
+                 'lag_seconds': 0.0}, **changes)
 
 
 def view(name, source=None, error='', semi_sync=None, channels=None, **changes):
@@ -158,6 +159,11 @@ def test_who_moves_early():
     assert cluster.early_follower(three(db2=view('db2', 'db1', semi_sync={'replica_active': False})), 'db1', 'db2') == []
     assert cluster.early_follower(three()[:2], 'db1', 'db2') == []
     assert cluster.early_follower(three(db3=view('db3', error='x')), 'db1', 'db2') == []
+    # It could not apply in time what it has received.
+    for late in ({'delay': 60}, {'lag_seconds': 30.0}):
+        views = three()
+        views[2]['server']['channels'][0].update(late)
+        assert cluster.early_follower(views, 'db1', 'db2') == []
 
 
 # -- A death

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_cluster, mysql_server
-from ansible_collections.foobar.webstack.plugins.modules.mysql_failover import Failover, Refusal, Stop
+from ansible_collections.foobar.webstack.plugins.modules.mysql_failover import Failover, Lost, Refusal, Stop
 
 HOSTS = {'db1': 'h1', 'db2': 'h2', 'db3': 'h3'}
 A, B, C = 'a', 'b', 'c'
@@ -42,6 +42,9 @@ class Fake:
 
     def statement(self, sql, args):
         self.lab.log.append((self.name, sql))
+        if self.lab.dies_on == sql:
+            self.lab.dead.add(self.name)
+            raise mysql.ServerError('Lost connection', 2013)
         if self.lab.fail_on in (sql, (self.name, sql)):
             raise mysql.ServerError('refused', 1105)
         if sql.startswith('SET GLOBAL read_only = OFF'):
@@ -102,6 +105,8 @@ class Connection:
         return [{'g': 'GRANT ALL PRIVILEGES ON *.* TO `x`@`%`'}]
 
     def variables(self, *names):
+        if self.fake.name in self.fake.lab.dead:
+            raise mysql.ServerError('Lost connection', 2013)
         return {'relay_log_recovery': self.fake.recovery, 'read_only': 'ON' if self.fake.read_only else 'OFF'}
 
     def patience(self, seconds):
@@ -119,7 +124,7 @@ class Lab:
         self.dead, self.hears = {'db1'}, set()
         self.error = mysql.ServerError('cannot connect: timed out', 2003)
         self.verdicts = ['unreachable']
-        self.log, self.beats, self.fail_on = [], 0, None
+        self.log, self.beats, self.fail_on, self.dies_on = [], 0, None, None
         monkeypatch.setattr(mysql, 'connect', self.connect)
         monkeypatch.setattr(mysql_server, 'read_server', self.read_server)
         monkeypatch.setattr(mysql_server, 'read_semi_sync', self.read_semi_sync)
@@ -163,7 +168,7 @@ class Lab:
         run = Failover(params, check)
         try:
             run.result['msg'], run.result['failed'] = run.run(), False
-        except (Refusal, Stop, mysql.ServerError) as error:
+        except (Lost, Refusal, Stop, mysql.ServerError) as error:
             run.result['msg'], run.result['failed'] = str(error), True
         assert 'secret' not in str(run.result)
         return run.result
@@ -424,6 +429,19 @@ def test_what_fails_before_the_opening_opens_nothing(lab, statement):
     assert result['failed'] and lab.untouched() and result['new_primary'] is None and not lab.fakes['db2'].wait_no_replica
     lab.fail_on = None
     assert not lab.run()['failed'] and lab.writable() == ['db2'] and lab.fakes['db3'].source == 'db2'
+
+
+def test_one_that_may_have_opened_keeps_its_followers(lab):
+    """Back at the old primary they would acknowledge what it commits, and two servers would."""
+    lab.dies_on = 'SET GLOBAL read_only = OFF'
+    result = lab.run()
+    assert result['failed'] and 'does not answer any more' in result['msg'] and lab.fakes['db3'].source == 'db2'
+
+
+def test_one_that_fetched_from_another_follows_the_old_one_again(lab):
+    lab.fakes['db3'].received = {'a:3'}
+    lab.fail_on = 'SET GLOBAL read_only = OFF'
+    assert lab.run(new_primary='db2')['failed'] and lab.untouched()
 
 
 def test_run_that_was_killed_before_the_opening(lab):
