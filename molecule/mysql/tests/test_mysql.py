@@ -305,5 +305,11 @@ def test_a_frozen_primary_that_was_replaced_fences_itself(hosts, addresses):
     assert not writable(old)
     # Nothing was written: the pair can be put back.
     new.check_output('python3 -c %s %s', FOLLOW, addresses[PRIMARY])
+    assert keeper_says(old, 'another server was the primary after it')
+    assert not writable(old) and not writable(new)
+    sql(old, 'SET GLOBAL read_only = OFF')
+    # What it remembered is forgotten.
+    time.sleep(3)
+    old.check_output('systemctl kill --signal=KILL mysql.service')
     assert wait_for(lambda: writable(old)), 'followed again, and started since it was writable'
     assert not writable(new)
