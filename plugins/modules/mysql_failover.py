@@ -596,8 +596,8 @@ class Failover(mysql_cluster.Cluster):
                 self.open(chosen)
             except mysql.ServerError as error:
                 self.restore_timeouts()
-                raise Lost('%s was told to accept writes and does not answer any more (%s). The other replicas stay away from %s, because two servers could accept '
-                           'writes else. When %s answers, run again; when it does not, stop it for good and run again with another new_primary'
+                raise Lost('%s was told to accept writes and does not answer any more (%s). The other replicas stay away from %s, because two servers '
+                           'could accept writes else. When %s answers, run again; when it does not, stop it for good and run again with another new_primary'
                            % (chosen, error, self.old, chosen)) from error
         # From here on nothing is put back.
         self.stopped = []

@@ -23,8 +23,8 @@ DEAD = {'error': 'connection refused'}
 
 def me(**changes):
     """The primary after a restart."""
-    return dict({'uuid': A, 'read_only': True, 'sources': [], 'executed': A + ':1-9', 'received': '', 'fresh': True, 'recorded': True, 'replaced': False, 'followed_by': set(),
-                 'semi_sync': semi_sync()}, **changes)
+    return dict({'uuid': A, 'read_only': True, 'sources': [], 'executed': A + ':1-9', 'received': '', 'fresh': True, 'recorded': True,
+                 'replaced': False, 'followed_by': set(), 'semi_sync': semi_sync()}, **changes)
 
 
 def peer(uuid=B, follows=A, **changes):

@@ -172,7 +172,8 @@ def test_a_vip_that_a_host_has():
 
 
 @pytest.mark.parametrize("value, words", [
-    ({"tls": False}, "'tls' cannot be switched"), ({"cluster": "no"}, "write true or false"), ("tls", "write a dictionary"), ({"semi_sync": True}, "comes with stage 4")])
+    ({"tls": False}, "'tls' cannot be switched"), ({"cluster": "no"}, "write true or false"), ("tls", "write a dictionary"),
+    ({"semi_sync": True}, "comes with stage 4")])
 def test_features_that_are_none(value, words):
     assert any(words in problem for problem in judge(stage2(), 2, webstack_features=value)["problems"])
 
@@ -204,12 +205,14 @@ def test_a_load_balancer_that_is_a_web_server():
 def test_ipv6_between_hosts():
     hostvars, groups = stage4()
     hostvars["db1"]["webstack_address"] = "fd00::41"
-    assert any("host 'db1': hosts reach each other over IPv4" in problem for problem in judge((hostvars, groups), 4, webstack_private_networks=["198.19.0.0/24", "fd00::/64"])["problems"])
+    problems = judge((hostvars, groups), 4, webstack_private_networks=["198.19.0.0/24", "fd00::/64"])["problems"]
+    assert any("host 'db1': hosts reach each other over IPv4" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("path", ["~/secrets", "secrets"])
 def test_a_path_that_each_reader_takes_for_another(path):
-    assert any("webstack_credentials_dir is %r: write the whole path" % path in problem for problem in judge(stage4(), 4, webstack_credentials_dir=path)["problems"])
+    problems = judge(stage4(), 4, webstack_credentials_dir=path)["problems"]
+    assert any("webstack_credentials_dir is %r: write the whole path" % path in problem for problem in problems)
 
 
 def test_a_network_behind_a_vlan_interface():
