@@ -272,7 +272,8 @@ def test_lines_of_an_outage_arrive_afterwards():
     # TCP cannot tell that the first one went into a connection that was just closed.
     assert all(eventually(lambda token=token: received(token, "monitoring-trixie")) for token in tokens[1:])
     AGENT.check_output("systemctl restart webstack-metrics")
-    assert eventually(lambda: query('log_receiver_connections{host="monitoring-trixie"} == 1'))
+    # The worker that sends what lay on disk has one of its own for a while.
+    assert eventually(lambda: query('log_receiver_connections{host="monitoring-trixie"} > 0'))
     # What waited in memory was kept over the restart.
     assert query('log_buffer_bytes{host="monitoring-trixie"} > 0')
 
