@@ -94,6 +94,17 @@ def test_broken_release_is_rolled_back(host, site, tmp_path):
     assert current(host) == before and ask(host)[0][:2] == [200, before]
 
 
+def test_failed_migration_switches_nothing(host, site, tmp_path):
+    before, environment = current(host), host.file("/etc/app/environment").content
+    result = deploy(host.backend.get_hostname(), tmp_path, app_source={"type": "directory", "path": str(site)}, app_version="2.1",
+                    app_environment=NASTY | {"NEW": "1"}, app_migrate_command="echo no table of that name; exit 3")
+    assert result.returncode != 0
+    assert "The migration failed, so nothing was switched: no table of that name" in re.sub(r"\s+", " ", result.stdout)
+    assert current(host) == before and ask(host)[0][:2] == [200, before]
+    assert host.file("/etc/app/environment").content == environment
+    assert host.check_output("find /etc/app /etc/systemd/system -name '*~'") == ""
+
+
 def test_stand_in_is_gone(host):
     assert host.check_output("ls /run/app") == "app.sock"
     assert not host.service("app-next.service").is_running

@@ -180,6 +180,19 @@ def test_only_web_hosts_reach_the_app(host, certificate, code):
     assert result.stdout == code
 
 
+def test_no_request_is_taken_for_an_app_that_is_down(host):
+    """So that a web server asks another one, also for a write."""
+    name = host.backend.get_hostname()
+    command = (f"curl -s --cacert /etc/lab/ca.crt --resolve {name}:8443:{host.interface.default().addresses[0]} --cert /etc/lab/web1.pem"
+               f" -d x=y -o /dev/null -w '%{{http_code}} %{{size_upload}}' https://{name}:8443/")
+    host.check_output("echo 'set server app/app state maint' | socat -t 5 /run/haproxy/admin.sock -")
+    try:
+        assert host.run(command).stdout == "000 0"
+    finally:
+        host.check_output("echo 'set server app/app state ready' | socat -t 5 /run/haproxy/admin.sock -")
+    wait_for(lambda: host.run(command).stdout.endswith(" 3"))
+
+
 # The database router
 
 def up(host, backend):

@@ -278,6 +278,14 @@ def test_lines_of_an_outage_arrive_afterwards():
     assert query('log_buffer_bytes{host="monitoring-trixie"} > 0')
 
 
+def test_received_lines_are_kept_as_long_as_declared():
+    """Also of a host that is gone, whose log no rotation looks at any more."""
+    SERVER.check_output("mkdir -p /var/log/remote/gone && cd /var/log/remote/gone && touch -d '-29 days' kept.log && touch -d '-31 days' old.log old.log.1.gz")
+    SERVER.check_output("systemd-tmpfiles --clean /etc/tmpfiles.d/webstack-remote.conf")
+    assert SERVER.check_output("ls /var/log/remote/gone") == "kept.log"
+    SERVER.check_output("rm -r /var/log/remote/gone")
+
+
 def test_relp_loses_no_line_when_the_receiver_restarts():
     token = uuid.uuid4().hex
     HOSTS["monitoring-bookworm"].check_output(f"(for n in $(seq 100); do logger -t relp {token}-$n.; sleep 0.05; done) </dev/null >/dev/null 2>&1 &")
