@@ -35,13 +35,18 @@ def admin_state(bits):
 
 
 def servers(stat, states):
-    """[{backend, server, state, status, sessions, check}] in HAProxy's order."""
+    """[{backend, server, state, status, sessions, check, tracked_by}] in HAProxy's order. Who tracks a server goes with it, and its sessions count here."""
+    tracked_by = {}
+    for key, row in stat.items():
+        if row.get("tracked"):
+            tracked_by.setdefault(tuple(row["tracked"].split("/", 1)), []).append("%s/%s" % key)
     found = []
     for key, state in states.items():
         row = stat.get(key, {})
+        rows = [row] + [stat[tuple(name.split("/", 1))] for name in tracked_by.get(key, [])]
         found.append(dict(
-            backend=key[0], server=key[1], state=state, status=row.get("status") or "unknown",
-            sessions=int(row.get("scur") or 0) + int(row.get("qcur") or 0), weight=int(row.get("weight") or 0),
+            backend=key[0], server=key[1], state=state, status=row.get("status") or "unknown", tracked_by=tracked_by.get(key, []),
+            sessions=sum(int(one.get(column) or 0) for one in rows for column in ("scur", "qcur")), weight=int(row.get("weight") or 0),
             check=" ".join(row[name] for name in ("check_status", "last_chk") if row.get(name)),
         ))
     return found

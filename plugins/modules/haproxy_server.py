@@ -15,6 +15,7 @@ author:
 description:
   - Sets the state of servers over HAProxy's runtime socket and waits, for a bounded time, until it has effect.
     A server that is taken out has ended its sessions, one that is taken back is up.
+  - Servers that C(track) it follow its state, and their sessions count as its own.
   - Refuses to take out the last server that serves a backend.
   - The state is HAProxy's, not the configuration's. A restart forgets it unless HAProxy has a C(server-state-file).
 options:
@@ -115,7 +116,7 @@ servers:
       description: What HAProxy says of it now, for example V(UP), V(DOWN), V(DRAIN), V(MAINT) or V(no check).
       type: str
     sessions:
-      description: Sessions that it still has, queued ones included.
+      description: Sessions that it and those that track it still have, queued ones included.
       type: int
   sample: [{backend: web, server: web1, before: ready, after: drain, status: DRAIN, sessions: 0}]
 cut:
@@ -239,7 +240,8 @@ def main():
             if busy:
                 cut = sum(row["sessions"] for row in busy)
                 for row in busy:
-                    runtime.tell("shutdown sessions server %s" % name(row))
+                    for one in [name(row)] + row["tracked_by"]:
+                        runtime.tell("shutdown sessions server %s" % one)
                 after = wait(runtime, params, lambda row: row["sessions"] == 0, CUT)
         elif params["wait"]:
             after = wait(runtime, params, haproxy.is_fully_up, params["wait_timeout"])

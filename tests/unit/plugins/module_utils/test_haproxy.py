@@ -40,6 +40,13 @@ def test_servers():
     assert rows[1]["check"] == 'L7STS HTTP status "502", so it is down'
 
 
+def test_who_tracks_a_server_goes_with_it():
+    stat = "# pxname,svname,qcur,scur,status,weight,tracked,\nweb,web1,0,3,UP,1,,\nweb_once,web1,1,2,UP,1,web/web1,\nweb,web2,0,4,UP,1,,\n"
+    state = "1\n# be_name srv_name srv_admin_state\nweb web1 0\nweb_once web1 2\nweb web2 0\n"
+    rows = haproxy.servers(haproxy.parse_stat(stat), haproxy.parse_state(state))
+    assert [(row["sessions"], row["tracked_by"]) for row in rows] == [(6, ["web_once/web1"]), (3, []), (4, [])]
+
+
 @pytest.mark.parametrize("parse", [haproxy.parse_stat, haproxy.parse_state])
 @pytest.mark.parametrize("answer", ["", "Permission denied\n", "Unknown command\nmore\n"])
 def test_other_answers(parse, answer):
