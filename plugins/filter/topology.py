@@ -15,12 +15,13 @@ TIERS = ("loadbalancers", "web", "app", "database", "monitoring")
 FEATURES = {
     "router": 2,
     "tls": 3,
+    "certbot": 3,
     "firewall": 3,
     "monitoring": 3,
     "cluster": 4,
     "semi_sync": 4,
 }
-OPTIONAL = ("firewall", "monitoring", "cluster", "semi_sync")
+OPTIONAL = ("certbot", "firewall", "monitoring", "cluster", "semi_sync")
 
 # Options of roles for one end of a connection; the other end, in another role or on another host, takes the port of the site.
 ENDS = {
@@ -280,7 +281,9 @@ def webstack_topology(hostvars, groups, stage, settings):
             "monitoring has nowhere to send to: name a host in group 'monitoring', or set monitoring_agent_remote_write_url, "
             "or webstack_features: {monitoring: false}"
         )
-    if features["tls"] and not settings.get("certbot_email") and tiers["loadbalancers"]:
+    if features["tls"] and not features["certbot"] and not settings.get("haproxy_certificates"):
+        problems.append("webstack_features: without certbot the site has no certificate: write yours into haproxy_certificates")
+    if features["certbot"] and not settings.get("certbot_email") and tiers["loadbalancers"]:
         problems.append("certbot_email is missing: write the address to which the certificate authority sends warnings")
     credentials_dir = str(settings.get("webstack_credentials_dir") or "")
     if credentials_dir and not credentials_dir.startswith("/"):

@@ -228,6 +228,13 @@ def test_a_feature_switched_off():
     assert result["webstack"]["features"]["monitoring"] is False
 
 
+def test_certificates_of_the_operator():
+    off = {"webstack_features": {"certbot": False}, "certbot_email": ""}
+    assert any("write yours into haproxy_certificates" in problem for problem in judge(stage4(), 4, **off)["problems"])
+    result = judge(stage4(), 4, haproxy_certificates=1, **off)
+    assert result["problems"] == [] and result["webstack"]["features"]["tls"] is True
+
+
 def test_monitoring_with_nowhere_to_send():
     hostvars, groups = stage4()
     groups["monitoring"] = []
