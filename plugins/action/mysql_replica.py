@@ -72,3 +72,5 @@ class ActionModule(ActionBase):
         clone = seen.get('clone')
         if clone and clone['state'] == 'In Progress':
             display.display(progress_text(task_vars['inventory_hostname'], clone))
+        elif clone and 'Too many concurrent clone' in (clone['error'] or ''):
+            display.display('%s: waits for the end of another clone, of %s' % (task_vars['inventory_hostname'], clone['source']))

@@ -133,7 +133,8 @@ options:
     default: 300
   clone_timeout:
     description:
-      - Seconds that seeding may take, including the restart of the server.
+      - Seconds that seeding may take, including the restart of the server, and the end of another clone that the source is busy with
+        (a backup, or another replica's seeding; MySQL allows one at a time).
       - With V(0) a server that has to be cloned is left as it is, and RV(seed) says why.
     type: int
     default: 86400
@@ -227,6 +228,9 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysql_replication, mysql_server
 
 RESTART_FAILED = 3707
+# A server takes part in one clone at a time; of its source the receiver says so in the text of another error.
+CLONE_BUSY, CLONE_DONOR_ERROR = 3634, 3862
+CLONE_AGAIN = 5
 RELAY_LOG_UNREADABLE = (1594, 13121)
 LOCK_TIMEOUT = 1205
 
@@ -494,7 +498,7 @@ class Replica:
             # A connection of its own: it is silent until all is copied.
             self.db.close()
             self.db = self.connect(read_timeout=p['clone_timeout'])
-            lost = self.run_clone()
+            lost = self.run_clone(start + p['clone_timeout'])
         except mysql.ServerError as error:
             self.clone_failed(error, before)
         status = self.await_clone(start + p['clone_timeout'], earlier, lost)
@@ -510,21 +514,25 @@ class Replica:
         self.result['seed'].update(bytes=int(self.db.value('SELECT COALESCE(SUM(DATA), 0) FROM performance_schema.clone_progress')),
                                    seconds=round(time.monotonic() - start, 1))
 
-    def run_clone(self):
+    def run_clone(self, deadline):
         p = self.params
         # A clone that succeeds is in the slow query log as it was sent, password and all (seen with 9.7.4; other statements show <secret>).
         self.db.change('SET SESSION long_query_time = 31536000')
         sql = 'CLONE INSTANCE FROM %s@%s:%s IDENTIFIED BY %s ' + ('REQUIRE SSL' if p['source_ssl'] else 'REQUIRE NO SSL')
-        try:
-            self.db.change(sql, (p['source_user'], p['source_host'], p['source_port'], mysql.Secret(p['source_password'])))
-        except mysql.ServerError as error:
-            # The data is in place and the server restarts, or could not restart itself.
-            if error.errno in mysql.LOST or error.errno == RESTART_FAILED:
-                return str(error)
-            raise
-        finally:
-            self.collect_queries()
-        return ''
+        while True:
+            try:
+                self.db.change(sql, (p['source_user'], p['source_host'], p['source_port'], mysql.Secret(p['source_password'])))
+                return ''
+            except mysql.ServerError as error:
+                # The data is in place and the server restarts, or could not restart itself.
+                if error.errno in mysql.LOST or error.errno == RESTART_FAILED:
+                    return str(error)
+                busy = error.errno == CLONE_BUSY or error.errno == CLONE_DONOR_ERROR and ' %d ' % CLONE_BUSY in str(error)
+                if not busy or time.monotonic() + CLONE_AGAIN > deadline:
+                    raise
+            finally:
+                self.collect_queries()
+            time.sleep(CLONE_AGAIN)
 
     def load_clone_plugin(self):
         """Also after the clone: the list of plugins comes with the data, and the source may load its own by its configuration."""

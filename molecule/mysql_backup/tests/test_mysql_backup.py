@@ -268,6 +268,25 @@ def test_the_next_backup_is_one_of_what_was_restored():
     assert plan(DB2)[0]['logs'] == []
 
 
+def test_a_backup_waits_while_a_replica_is_seeded():
+    """MySQL allows one CLONE at a time."""
+    password = json.loads(ON[DB3].check_output('cat /etc/mysql-backup.json'))['password'].replace('\\', '\\\\').replace("'", "\\'")
+    address = ON[DB2].check_output('hostname --ip-address').split()[0]
+    before = len(backups(DB2))
+    sql(DB3, "SET GLOBAL clone_valid_donor_list = '%s:3306'; SET GLOBAL super_read_only = OFF; SET GLOBAL clone_autotune_concurrency = OFF;"
+             ' SET GLOBAL clone_max_concurrency = 1; SET GLOBAL clone_max_data_bandwidth = 5' % address)
+    with subprocess.Popen(['docker', 'exec', '-i', DB3, 'mysql'], stdin=subprocess.PIPE, text=True) as seeding:
+        seeding.stdin.write("CLONE INSTANCE FROM replication@'%s':3306 IDENTIFIED BY '%s' DATA DIRECTORY = '/var/lib/mysql-files/slow' REQUIRE SSL" % (
+            address, password))
+        seeding.stdin.close()
+        assert wait_for(lambda: sql(DB3, 'SELECT STATE FROM performance_schema.clone_status') == 'In Progress')
+        ON[DB2].check_output('systemctl start mysql-backup.service')
+        assert seeding.wait(60) == 0
+    ON[DB3].check_output('rm -r /var/lib/mysql-files/slow && mysql -e "SET GLOBAL super_read_only = ON; SET GLOBAL clone_max_data_bandwidth = 0"')
+    assert 'will be tried again after 30 s: Too many concurrent clone' in ON[DB2].check_output('journalctl --unit mysql-backup --output cat --lines 9')
+    assert len(backups(DB2)) == before + 1
+
+
 def test_a_full_store_harms_nobody():
     before = backups(DB2)
     ON[DB2].check_output('mount -t tmpfs -o size=1m,mode=0700,uid=$(id -u mysql),gid=$(id -g mysql) tmpfs %s' % STORE)

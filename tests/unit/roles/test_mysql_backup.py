@@ -374,3 +374,37 @@ def test_data_is_never_overwritten(restore, tmp_path):
     with pytest.raises(backup.Refused, match=r'holds data \(site\), which is never overwritten'):
         restore.unpack({'backup': {'id': 'night', 'file': 'data.tar.zst'}})
     assert (tmp_path / 'data' / 'site').is_dir()
+
+
+# -- Again
+
+@pytest.mark.parametrize('errors, tries', [
+    ([], 1),
+    ([(3634, 'Too many concurrent clone operations'), (2013, 'Lost connection'), (1317, 'Query execution was interrupted')], 4),
+    ([(1142, 'SELECT command denied')], 1),
+    ([(3634, 'Too many concurrent clone operations')] * 200, 120),
+])
+def test_what_passes_is_waited_for(monkeypatch, errors, tries):
+    servers, slept, left = [], [], list(errors)
+
+    class Server:
+        def __init__(self, configuration):
+            servers.append(self)
+            self.closed = False
+
+        def work(self, command):
+            assert all(server.closed for server in servers[:-1])
+            if left:
+                raise backup.pymysql.OperationalError(*left.pop(0))
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(backup, 'Server', Server)
+    monkeypatch.setattr(backup.time, 'sleep', slept.append)
+    if len(errors) < tries:
+        backup.work({}, 'backup')
+    else:
+        with pytest.raises(backup.pymysql.Error):
+            backup.work({}, 'backup')
+    assert len(servers) == tries and len(slept) == tries - 1 and servers[-1].closed

@@ -68,6 +68,14 @@ def test_a_clone_runs_in_the_background_and_is_shown(run):
     assert plugin._task.async_val == 0
 
 
+def test_a_clone_that_waits_for_another_says_so(run):
+    busy = dict(CLONE, state='Failed', error='Clone Donor Error: 3634 : Too many concurrent clone operations. Maximum allowed - 1..')
+    shown = run({'source_host': 'db1'}, [
+        {'seed': {'method': 'clone'}}, {'ansible_job_id': 'j1', 'started': 1}, {'started': 1}, {'started': 1}, {'clone': busy},
+        {'started': 1, 'finished': 1, 'changed': True}, {}])[2]
+    assert shown == ['db2: waits for the end of another clone, of db1:3306']
+
+
 def test_a_clone_that_cannot_be_started_is_reported(run):
     result, plugin, shown = run({'source_host': 'db1'}, [{'seed': {'method': 'clone'}}, {'failed': True, 'msg': 'no space for the module'}])
     assert result == {'failed': True, 'msg': 'no space for the module'} and plugin._task.async_val == 0

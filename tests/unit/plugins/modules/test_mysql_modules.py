@@ -45,6 +45,7 @@ class FakeMySQL:
         self.plugins, self.replicas, self.status = {'clone': 'mysql_clone.so'}, [], {}
         self.channel = self.password = self.clone_row = self.source = self.broken = None
         self.clone_fails = self.restarting = False
+        self.clone_busy = []
         self.open_transactions = []
         self.boots = 'ON'  # super_read_only in the configuration file
         self.statements = []
@@ -148,6 +149,8 @@ class FakeMySQL:
         elif sql.startswith('CLONE'):
             if self.clone_fails:
                 raise RuntimeError(3862, 'Clone Donor Error: 1 : disk')
+            if self.clone_busy:
+                raise RuntimeError(*self.clone_busy.pop())
             self.executed, self.schemas = set(self.source.executed), list(self.source.schemas)
             self.plugins = {'auth_socket': 'auth_socket.so'}
             self.clone_row = {'STATE': 'Completed', 'ERROR_NO': 0, 'ERROR_MESSAGE': '', 'BEGIN_TIME': len(self.statements)}
@@ -562,6 +565,20 @@ def test_failed_clone_says_what_is_left(lab):
     result = lab.run()
     assert result['failed'] and 'Clone Donor Error' in result['msg'] and 'it is empty, as before' in result['msg']
     assert lab.local.variables['super_read_only'] == 'ON' and lab.local.channel is None
+
+
+def test_a_clone_waits_for_the_end_of_another_one(lab):
+    busy = [(3634, 'Too many concurrent clone operations. Maximum allowed - 1.'),
+            (3862, 'Clone Donor Error: 3634 : Too many concurrent clone operations. Maximum allowed - 1..')]
+    lab.local.clone_busy = list(busy)
+    result = lab.run()
+    assert not result.get('failed') and result['seed']['method'] == 'clone' and lab.local.executed == lab.source.executed
+
+
+def test_a_clone_does_not_wait_for_another_one_beyond_its_time(lab):
+    lab.local.clone_busy = [(3634, 'Too many concurrent clone operations. Maximum allowed - 1.')] * 2
+    result = lab.run(clone_timeout=1)
+    assert result['failed'] and 'Too many concurrent clone' in result['msg'] and len(lab.local.clone_busy) == 1
 
 
 def test_receiver_or_applier_that_fails_is_reported_at_once(lab):
