@@ -271,7 +271,7 @@ def test_the_next_backup_is_one_of_what_was_restored():
 def test_a_backup_waits_while_a_replica_is_seeded():
     """MySQL allows one CLONE at a time."""
     password = json.loads(ON[DB3].check_output('cat /etc/mysql-backup.json'))['password'].replace('\\', '\\\\').replace("'", "\\'")
-    address = ON[DB2].check_output('hostname --ip-address').split()[0]
+    address = ON[DB2].check_output('getent ahostsv4 $(hostname)').split()[0]
     before = len(backups(DB2))
     sql(DB3, "SET GLOBAL clone_valid_donor_list = '%s:3306'; SET GLOBAL super_read_only = OFF; SET GLOBAL clone_autotune_concurrency = OFF;"
              ' SET GLOBAL clone_max_concurrency = 1; SET GLOBAL clone_max_data_bandwidth = 5' % address)
