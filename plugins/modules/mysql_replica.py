@@ -229,7 +229,8 @@ from ansible_collections.foobar.webstack.plugins.module_utils import mysql, mysq
 
 RESTART_FAILED = 3707
 # A server takes part in one clone at a time; of its source the receiver says so in the text of another error.
-CLONE_BUSY, CLONE_DONOR_ERROR = 3634, 3862
+CLONE_BUSY = 3634
+CLONE_DONOR_ERROR = 3862
 CLONE_AGAIN = 5
 RELAY_LOG_UNREADABLE = (1594, 13121)
 LOCK_TIMEOUT = 1205
