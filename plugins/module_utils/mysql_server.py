@@ -233,11 +233,16 @@ def read_disk(datadir):
 
 
 def half_cloned(db):
-    """Whether the last clone to this server failed after it had removed the old data: gtid_executed still speaks of that data."""
+    """Whether the last clone to this server failed after it had removed the old data: gtid_executed still speaks of that data.
+
+    One that its busy source turned away removes nothing, but the traces of the one before it; without a schema nothing is lost by another clone.
+    """
     try:
         return bool(db.value(
             "SELECT COUNT(*) FROM performance_schema.clone_status s JOIN performance_schema.clone_progress p ON p.ID = s.ID"
-            " WHERE s.STATE = 'Failed' AND p.STAGE = 'DROP DATA' AND p.STATE = 'Completed'"))
+            " WHERE s.STATE = 'Failed' AND p.STAGE = 'DROP DATA' AND (p.STATE = 'Completed' OR s.ERROR_MESSAGE LIKE '%%Too many concurrent clone%%'"
+            " AND NOT EXISTS (SELECT 1 FROM information_schema.SCHEMATA"
+            " WHERE SCHEMA_NAME NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')))"))
     except ServerError as error:
         if error.errno not in DENIED:
             raise

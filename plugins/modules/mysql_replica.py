@@ -521,6 +521,7 @@ class Replica:
         self.db.change('SET SESSION long_query_time = 31536000')
         sql = 'CLONE INSTANCE FROM %s@%s:%s IDENTIFIED BY %s ' + ('REQUIRE SSL' if p['source_ssl'] else 'REQUIRE NO SSL')
         while True:
+            self.db.patience(max(1, deadline - time.monotonic()))
             try:
                 self.db.change(sql, (p['source_user'], p['source_host'], p['source_port'], mysql.Secret(p['source_password'])))
                 return ''

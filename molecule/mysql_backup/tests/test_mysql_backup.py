@@ -282,9 +282,26 @@ def test_a_backup_waits_while_a_replica_is_seeded():
         assert wait_for(lambda: sql(DB3, 'SELECT STATE FROM performance_schema.clone_status') == 'In Progress')
         ON[DB2].check_output('systemctl start mysql-backup.service')
         assert seeding.wait(60) == 0
+        assert len(backups(DB2)) == before
     ON[DB3].check_output('rm -r /var/lib/mysql-files/slow && mysql -e "SET GLOBAL super_read_only = ON; SET GLOBAL clone_max_data_bandwidth = 0"')
-    assert 'will be tried again after 30 s: Too many concurrent clone' in ON[DB2].check_output('journalctl --unit mysql-backup --output cat --lines 9')
+    assert 'the next run of the archive goes on, after Too many concurrent clone' in ON[DB2].check_output('journalctl --unit mysql-backup --output cat --lines 9')
+    archive()
     assert len(backups(DB2)) == before + 1
+    archive()
+    assert len(backups(DB2)) == before + 1
+
+
+def test_a_hole_in_the_archive_makes_a_backup_due():
+    before = len(backups(DB2))
+    sql(DB1, "INSERT INTO site.entry VALUES (-9, 'purged before it was archived')")
+    assert sql(DB2, "SELECT WAIT_FOR_EXECUTED_GTID_SET('%s', 10)" % executed(DB1)) == '0'
+    newest = sql(DB2, "FLUSH BINARY LOGS; SHOW BINARY LOGS").splitlines()[-1].split()[0]
+    sql(DB2, "PURGE BINARY LOGS TO '%s'" % newest)
+    archive()
+    assert len(backups(DB2)) == before + 1
+    archive()
+    assert len(backups(DB2)) == before + 1
+    assert plan(DB2)[0]['logs'] == []
 
 
 def test_a_full_store_harms_nobody():

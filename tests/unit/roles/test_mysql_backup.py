@@ -376,35 +376,84 @@ def test_data_is_never_overwritten(restore, tmp_path):
     assert (tmp_path / 'data' / 'site').is_dir()
 
 
-# -- Again
+# -- What a run does, and what stays due
 
-@pytest.mark.parametrize('errors, tries', [
-    ([], 1),
-    ([(3634, 'Too many concurrent clone operations'), (2013, 'Lost connection'), (1317, 'Query execution was interrupted')], 4),
-    ([(1142, 'SELECT command denied')], 1),
-    ([(3634, 'Too many concurrent clone operations')] * 200, 120),
-])
-def test_what_passes_is_waited_for(monkeypatch, errors, tries):
-    servers, slept, left = [], [], list(errors)
+class FakeServer(backup.Server):
+    """Whose turn it is, and how a backup ends, is given; what is done is noted."""
 
-    class Server:
-        def __init__(self, configuration):
-            servers.append(self)
-            self.closed = False
+    def __init__(self, directory, turn=True, errors=()):
+        super().__init__({'name': 'db2', 'directory': str(directory), 'keep_days': 7})
+        self.turn, self.errors, self.did = turn, list(errors), []
 
-        def work(self, command):
-            assert all(server.closed for server in servers[:-1])
-            if left:
-                raise backup.pymysql.OperationalError(*left.pop(0))
+    def my_turn(self):
+        return self.turn
 
-        def close(self):
-            self.closed = True
+    def clear(self):
+        pass
 
-    monkeypatch.setattr(backup, 'Server', Server)
-    monkeypatch.setattr(backup.time, 'sleep', slept.append)
-    if len(errors) < tries:
-        backup.work({}, 'backup')
-    else:
-        with pytest.raises(backup.pymysql.Error):
-            backup.work({}, 'backup')
-    assert len(servers) == tries and len(slept) == tries - 1 and servers[-1].closed
+    def archive(self):
+        self.did.append('archive')
+
+    def backup(self):
+        if self.errors:
+            raise self.errors.pop(0)
+        self.did.append('backup')
+        started = backup.timestamp(backup.time.time())
+        name = started.replace(':', '')
+        (self.store.backups_dir / name).mkdir()
+        backup.write(self.store.backups_dir / name / 'manifest.json', backup.json.dumps(dict(
+            BACKUP, id=name, started=started, time=started, packed_bytes=1, seconds=1)))
+
+    def work(self, command):
+        self.did = []
+        try:
+            super().work(command)
+        except (backup.Refused, backup.pymysql.Error) as error:
+            self.did.append(type(error).__name__)
+        return self.did
+
+
+BUSY = backup.pymysql.OperationalError(3634, 'Too many concurrent clone operations')
+LOST = backup.pymysql.OperationalError(2013, 'Lost connection')
+
+
+def test_the_first_run_makes_a_backup(tmp_path):
+    server = FakeServer(tmp_path)
+    assert server.work('archive') == ['backup'] and server.work('archive') == ['archive']
+    assert server.work('backup') == ['backup'] and server.work('archive') == ['archive']
+
+
+@pytest.mark.parametrize('errors', [[BUSY], [BUSY] * 50, [LOST] * 5])
+def test_what_passes_leaves_the_backup_due(tmp_path, errors):
+    FakeServer(tmp_path).work('backup')
+    server = FakeServer(tmp_path, errors=errors)
+    assert server.work('backup') == ['OperationalError']
+    for again in errors[1:]:
+        assert server.work('archive') == ['archive', 'OperationalError']
+    assert server.work('archive') == ['archive', 'backup'] and server.work('archive') == ['archive']
+
+
+@pytest.mark.parametrize('errors', [[backup.Refused('full')], [backup.pymysql.OperationalError(1142, 'denied')], [LOST] * 6])
+def test_what_does_not_pass_waits_for_the_next_night(tmp_path, errors):
+    FakeServer(tmp_path).work('backup')
+    server = FakeServer(tmp_path, errors=errors)
+    seen = [server.work('backup')] + [server.work('archive') for again in errors[1:]]
+    assert seen[-1][-1] == type(errors[0] if len(errors) == 1 else backup.Refused('')).__name__
+    assert server.work('archive') == ['archive']
+
+
+@pytest.mark.parametrize('turn, later', [(False, ['archive']), (None, ['archive', 'backup'])])
+def test_a_backup_that_nobody_can_decide_on_is_due(tmp_path, turn, later):
+    FakeServer(tmp_path).work('backup')
+    server = FakeServer(tmp_path, turn=turn)
+    assert server.work('backup') == [] and server.work('archive') == []
+    server.turn = True
+    assert server.work('archive') == later
+
+
+def test_a_backup_that_was_killed_is_due(tmp_path):
+    FakeServer(tmp_path).work('backup')
+    server = FakeServer(tmp_path, errors=[SystemExit()])
+    with pytest.raises(SystemExit):
+        server.work('backup')
+    assert FakeServer(tmp_path).work('archive') == ['archive', 'backup']

@@ -88,7 +88,7 @@ class FakeMySQL:
             return self.replicas
         if sql.startswith('SHOW REPLICA STATUS'):
             return [self.channel_row()] if self.channel else []
-        if 'SCHEMATA' in sql:
+        if 'SCHEMATA' in sql and 'COUNT' not in sql:
             return [{'name': name} for name in ['mysql', 'sys', 'information_schema', 'performance_schema'] + self.schemas]
         if 'information_schema.PLUGINS' in sql:
             return [{'plugin': name, 'so_file': library} for name, library in self.plugins.items()]
