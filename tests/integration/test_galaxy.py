@@ -92,7 +92,10 @@ def play(project, *arguments):
 def request(address, path="/", data=None):
     code = (
         "import sys, urllib.request as r; q = r.Request('http://%s%s' % (sys.argv[1], sys.argv[2]), data=sys.argv[3].encode() or None,"
-        " headers={'Host': 'www.foobar.com', 'Content-Type': 'application/json'}); a = r.urlopen(q, timeout=10); print(a.status); print(a.read().decode())"
+        " headers={'Host': 'www.foobar.com', 'Content-Type': 'application/json'})\n"
+        "try: a = r.urlopen(q, timeout=10)\n"
+        "except r.HTTPError as error: a = error\n"
+        "print(a.status); print(a.read().decode())"
     )
     status, _, body = run("docker", "exec", SERVER, "python3", "-c", code, address, path, json.dumps(data) if data else "").partition("\n")
     return int(status), body

@@ -26,7 +26,7 @@ def wires(tmp_path):
         bridge = "br-" + docker("network", "inspect", "--format", "{{.Id}}", network).stdout[:12]
         with open(tmp_path / network, "wb") as file:
             captures[network] = subprocess.Popen(
-                ["docker", *in_network_of("host", "tcpdump", "-i", bridge, "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-w", "-")],
+                ["docker", *in_network_of("host", "tcpdump", "-i", bridge, "-n", "-U", "-s", "0", "-B", "65536", "-w", "-")],
                 stdout=file, stderr=subprocess.PIPE)
     for capture in captures.values():
         assert b"listening on" in capture.stderr.readline()

@@ -405,7 +405,7 @@ class TestRollback:
             result = ruleset(*by_ssh(self.ADDRESS), rules=[self.WRONG], rollback_after=10)
             assert result["changed"] and result["rollback_armed"]
             assert not self.answers(neighbour)
-            assert self.back(neighbour, trixie, before) < 12
+            assert self.back(neighbour, trixie, before) < 20
         assert seen[8012] == 0
         assert "Nobody has confirmed the new rules" in trixie.check_output("journalctl --unit ufw-rollback.service")
 

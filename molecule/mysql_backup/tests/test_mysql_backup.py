@@ -92,6 +92,7 @@ def archive(name=DB2):
 
 
 def test_backup_while_somebody_writes():
+    sql(DB1, 'DROP TABLE IF EXISTS site.entry')
     sql(DB1, 'CREATE TABLE site.entry (id INT PRIMARY KEY, text VARCHAR(80)) CHARACTER SET utf8mb4')
     for name in SERVERS:
         # As the node exporter's package makes it.
@@ -273,6 +274,7 @@ def test_a_backup_waits_while_a_replica_is_seeded():
     password = json.loads(ON[DB3].check_output('cat /etc/mysql-backup.json'))['password'].replace('\\', '\\\\').replace("'", "\\'")
     address = ON[DB2].check_output('getent ahostsv4 $(hostname)').split()[0]
     before = len(backups(DB2))
+    ON[DB3].check_output('rm -rf /var/lib/mysql-files/slow')
     sql(DB3, "SET GLOBAL clone_valid_donor_list = '%s:3306'; SET GLOBAL super_read_only = OFF; SET GLOBAL clone_autotune_concurrency = OFF;"
              ' SET GLOBAL clone_max_concurrency = 1; SET GLOBAL clone_max_data_bandwidth = 5' % address)
     with subprocess.Popen(['docker', 'exec', '-i', DB3, 'mysql'], stdin=subprocess.PIPE, text=True) as seeding:

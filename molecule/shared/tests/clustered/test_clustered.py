@@ -78,9 +78,11 @@ def test_a_server_dies(gone, tier, number):
 def test_a_load_balancer_that_is_stopped_in_order_gives_the_vip_away():
     holder = holders()[0]
     lab.on(holder).check_output("systemctl stop keepalived")
-    assert lab.wait_for(lambda: holders() and holders() != [holder], seconds=5)
-    assert answers()
-    lab.on(holder).check_output("systemctl start keepalived")
+    try:
+        assert lab.wait_for(lambda: holders() and holders() != [holder], seconds=5)
+        assert answers()
+    finally:
+        lab.on(holder).check_output("systemctl start keepalived")
     assert lab.wait_for(lambda: len(holders()) == 1)
 
 
