@@ -239,8 +239,8 @@ def half_cloned(db):
     """
     try:
         return bool(db.value(
-            "SELECT COUNT(*) FROM performance_schema.clone_status s JOIN performance_schema.clone_progress p ON p.ID = s.ID"
-            " WHERE s.STATE = 'Failed' AND p.STAGE = 'DROP DATA' AND (p.STATE = 'Completed' OR s.ERROR_MESSAGE LIKE '%%Too many concurrent clone%%'"
+            "SELECT COUNT(*) FROM performance_schema.clone_status s LEFT JOIN performance_schema.clone_progress p ON p.ID = s.ID AND p.STAGE = 'DROP DATA'"
+            " WHERE s.STATE = 'Failed' AND (p.STATE = 'Completed' OR s.ERROR_MESSAGE LIKE '%%Too many concurrent clone%%'"
             " AND NOT EXISTS (SELECT 1 FROM information_schema.SCHEMATA"
             " WHERE SCHEMA_NAME NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')))"))
     except ServerError as error:
