@@ -285,7 +285,8 @@ def test_a_backup_waits_while_a_replica_is_seeded():
         ON[DB2].check_output('systemctl start mysql-backup.service')
         assert seeding.wait(60) == 0
         assert len(backups(DB2)) == before
-    ON[DB3].check_output('rm -r /var/lib/mysql-files/slow && mysql -e "SET GLOBAL super_read_only = ON; SET GLOBAL clone_max_data_bandwidth = 0"')
+    ON[DB3].check_output('rm -r /var/lib/mysql-files/slow && mysql -e "SET GLOBAL super_read_only = ON; SET GLOBAL clone_max_data_bandwidth = DEFAULT;'
+                          ' SET GLOBAL clone_max_concurrency = DEFAULT; SET GLOBAL clone_autotune_concurrency = DEFAULT"')
     assert 'the next run of the archive goes on, after Too many concurrent clone' in ON[DB2].check_output('journalctl --unit mysql-backup --output cat --lines 9')
     archive()
     assert len(backups(DB2)) == before + 1

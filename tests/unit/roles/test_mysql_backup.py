@@ -459,3 +459,18 @@ def test_a_backup_that_was_killed_is_due(tmp_path):
     with pytest.raises(SystemExit):
         server.work('backup')
     assert FakeServer(tmp_path).work('archive') == ['archive', 'backup']
+
+
+def test_a_first_backup_that_mysql_does_not_survive_is_said(tmp_path):
+    server = FakeServer(tmp_path, errors=[LOST] * 6)
+    assert [server.work('archive') for again in range(7)] == [['OperationalError']] * 5 + [['Refused'], ['backup']]
+
+
+def test_what_has_expired_goes_also_when_nothing_else_can_be_done(tmp_path):
+    server = FakeServer(tmp_path, errors=[backup.Refused('full')])
+    for day in ('2020-01-01', '2020-01-02'):
+        (tmp_path / 'backups' / day).mkdir(parents=True)
+        backup.write(tmp_path / 'backups' / day / 'manifest.json', backup.json.dumps(dict(
+            BACKUP, id=day, started=day, time=day, packed_bytes=1, seconds=1)))
+    assert server.work('backup') == ['Refused']
+    assert [path.name for path in (tmp_path / 'backups').iterdir()] == ['2020-01-02']
